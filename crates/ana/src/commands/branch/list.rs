@@ -1,0 +1,135 @@
+use client::Branch;
+use jiff::Timestamp;
+
+use crate::context::Global;
+use crate::failure::Failure;
+use crate::output;
+
+/// List branches
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Draw who left from whom
+    #[arg(long)]
+    tree: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let client = global.client()?;
+    let project = global.project(&client).await?;
+    let branches = client.branches(&project).await?;
+    if args.json {
+        return output::json(&branches);
+    }
+    let now = Timestamp::now();
+    let lines: Vec<(String, &Branch)> = if args.tree {
+        tree(&branches)
+    } else {
+        branches.iter().map(|branch| (branch.branch_id.clone(), branch)).collect()
+    };
+    let mut rows = Vec::new();
+    for (label, branch) in lines {
+        let usage = client.usage(&project, &branch.branch_id).await?;
+        rows.push(vec![
+            label,
+            parent(branch),
+            output::relative(&branch.create_time, now),
+            branch.status.expire_time.as_deref().map_or_else(|| "never".to_owned(), |time| output::relative(time, now)),
+            output::bytes(usage.own_bytes),
+            marks(branch),
+        ]);
+    }
+    output::table(&["BRANCH", "PARENT", "CREATED", "EXPIRES", "OWN SIZE", ""], &rows);
+    Ok(())
+}
+
+fn parent(branch: &Branch) -> String {
+    let Some(name) = branch.status.source_branch.as_deref().and_then(|name| name.rsplit('/').next()) else {
+        return "-".to_owned();
+    };
+    match branch.anabranch.as_ref().and_then(|own| own.source_fate.as_deref()) {
+        Some(fate) => format!("{name} ({fate})"),
+        None => name.to_owned(),
+    }
+}
+
+fn marks(branch: &Branch) -> String {
+    let marks = [(branch.status.default, "default"), (branch.status.is_protected, "protected")];
+    marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
+}
+
+/// Branches in order of descent, each with a drawing of where it left. What has lost its parent
+/// stands at the left edge.
+fn tree(branches: &[Branch]) -> Vec<(String, &Branch)> {
+    let mut lines = Vec::new();
+    for root in branches.iter().filter(|branch| live_parent(branches, branch).is_none()) {
+        lines.push((root.branch_id.clone(), root));
+        descend(branches, root, "", &mut lines);
+    }
+    lines
+}
+
+fn descend<'a>(branches: &'a [Branch], parent: &Branch, indent: &str, lines: &mut Vec<(String, &'a Branch)>) {
+    let children: Vec<&Branch> = branches
+        .iter()
+        .filter(|branch| live_parent(branches, branch).is_some_and(|other| other.uid == parent.uid))
+        .collect();
+    for (place, child) in children.iter().enumerate() {
+        let last = place + 1 == children.len();
+        lines.push((format!("{indent}{} {}", if last { "└─" } else { "├─" }, child.branch_id), child));
+        descend(branches, child, &format!("{indent}{}  ", if last { " " } else { "│" }), lines);
+    }
+}
+
+fn live_parent<'a>(branches: &'a [Branch], branch: &Branch) -> Option<&'a Branch> {
+    if branch.anabranch.as_ref().is_some_and(|own| own.source_fate.is_some()) {
+        return None;
+    }
+    let source = branch.status.source_branch.as_ref()?;
+    branches.iter().find(|other| other.name == *source)
+}
+
+#[cfg(test)]
+mod tests {
+    use client::{BranchStatus, OwnBranch};
+
+    use super::*;
+
+    fn branch(id: &str, parent: Option<&str>) -> Branch {
+        let name = |id: &str| format!("projects/p/branches/{id}");
+        Branch {
+            name: name(id),
+            uid: id.to_owned(),
+            branch_id: id.to_owned(),
+            status: BranchStatus { source_branch: parent.map(name), ..BranchStatus::default() },
+            ..Branch::default()
+        }
+    }
+
+    #[test]
+    fn a_tree_is_drawn() {
+        let mut orphan = branch("orphan", Some("gone"));
+        orphan.anabranch = Some(OwnBranch { source_fate: Some("expired".into()), given_name: None });
+        let branches = [
+            branch("production", None),
+            branch("a", Some("production")),
+            branch("b", Some("production")),
+            branch("a1", Some("a")),
+            orphan,
+        ];
+        let labels: Vec<String> = tree(&branches).into_iter().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["production", "├─ a", "│  └─ a1", "└─ b", "orphan"]);
+        assert_eq!(parent(&branches[4]), "gone (expired)");
+    }
+
+    #[test]
+    fn a_new_branch_with_a_lost_parents_name_is_not_its_parent() {
+        let mut orphan = branch("child", Some("dev"));
+        orphan.anabranch = Some(OwnBranch { source_fate: Some("deleted".into()), given_name: None });
+        let branches = [branch("dev", None), orphan];
+        let labels: Vec<String> = tree(&branches).into_iter().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["dev", "child"]);
+    }
+}

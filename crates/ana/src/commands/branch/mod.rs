@@ -1,0 +1,34 @@
+//! `ana branch …`, one file a subcommand.
+
+mod create;
+mod delete;
+mod list;
+mod show;
+
+use control::names::normalise;
+
+use crate::context::Global;
+use crate::failure::Failure;
+
+/// Make, list and delete branches
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Create(create::Args),
+    List(list::Args),
+    Show(show::Args),
+    Delete(delete::Args),
+}
+
+pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create::run(global, args).await,
+        Command::List(args) => list::run(global, args).await,
+        Command::Show(args) => show::run(global, args).await,
+        Command::Delete(args) => delete::run(global, args).await,
+    }
+}
+
+/// The identifier of a branch as a person names it.
+pub fn branch_id(name: &str) -> String {
+    normalise(name)
+}

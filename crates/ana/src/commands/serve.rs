@@ -1,0 +1,193 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Local;
+use compute::engine::Engine;
+use compute::install::{self, Archive};
+use compute::machine::Machine;
+use compute::run_as;
+use compute::server::{DEFAULT_MAJOR, Server};
+use control::clock::{SystemClock, SystemRandom};
+use control::{Control, Settings};
+use jiff::SignedDuration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::context::Global;
+use crate::daemon::{self, Options};
+use crate::failure::{Exit, Failure};
+use crate::home;
+use crate::output;
+use crate::shim;
+use crate::system;
+
+/// Run the daemon in the foreground
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// Leave the computes running when the daemon is ended by a signal
+    #[arg(long)]
+    keep_computes: bool,
+    /// Started by `ana up`: log to a file, leave the terminal
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+/// Pause between two rounds of reconciliation.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Calls that still run after the end of everything else get this long.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
+pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    system::make_files_private();
+    // Before the home is looked for a second time: the place depends on who we are.
+    let home = global.home()?;
+    let owner = args.options.owner.clone().unwrap_or_else(daemon::usual_owner);
+    become_ordinary_user(&home, &args.options)?;
+    daemon::make_dir(&home)?;
+    let home = home.canonicalize().map_err(|error| Failure::io(format!("cannot resolve {}", home.display()), &error))?;
+    daemon::make_dir(&home.join("run"))?;
+    let _lock = daemon::lock(&home)?;
+    if args.background {
+        system::leave_session();
+    }
+    system::raise_open_files_limit();
+    start_log(&home, args.background)?;
+    let server = find_server(&home, &args.options)?;
+    let run_dir = home::daemon_dir(&home)?;
+    let engine = Engine::open(&home, &shim::unpack(&home)?, &run_dir)?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(Exit::Outside, format!("cannot start threads: {error}")))?;
+    let settings = Settings {
+        home,
+        pg_port: args.options.pg_port,
+        owner,
+        delete_grace: args.options.delete_grace.map(|seconds| SignedDuration::from_secs(seconds as i64)),
+        round: ROUND,
+    };
+    let socket = run_dir.join(home::SOCKET);
+    let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, &args));
+    // A step that still waits for a disk must not keep the process.
+    runtime.shutdown_timeout(LAST_CALLS);
+    outcome
+}
+
+async fn serve(
+    settings: Settings,
+    engine: Arc<Engine>,
+    server: Server,
+    socket: PathBuf,
+    args: &Args,
+) -> Result<(), Failure> {
+    let control =
+        Control::open(settings, engine, server, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?;
+    control.run().await?;
+    let listener = api::bind_public(args.options.http_port)
+        .await
+        .map_err(|error| Failure::io("cannot listen for HTTP on 127.0.0.1", &error))?;
+    let (shutdown, mut asked) = watch::channel(None);
+    let (ended, _) = watch::channel(false);
+    let local = Local {
+        control: Arc::clone(&control),
+        owner_uid: system::effective_uid(),
+        http: listener.local_addr().ok(),
+        shutdown: shutdown.clone(),
+    };
+    if let Some(http) = local.http {
+        output::talk(format!("daemon listens on {} and http://{http}", socket.display()));
+    }
+    let public = tokio::spawn(api::serve_public(listener, until(&ended)));
+    let end = until(&ended);
+    let mut private = tokio::spawn(async move { api::serve_local(local, &socket, end).await });
+    watch_signals(shutdown, args.keep_computes)?;
+
+    let keep = tokio::select! {
+        outcome = &mut private => {
+            let error = outcome.map_err(std::io::Error::other).and_then(|inner| inner).err();
+            let error = error.unwrap_or_else(|| std::io::Error::other("it ended"));
+            return Err(Failure::io("the daemon's socket failed", &error));
+        }
+        keep = async { asked.wait_for(Option::is_some).await.ok().and_then(|keep| *keep).unwrap_or(false) } => keep,
+    };
+    tracing::info!(keep_computes = keep, "ending");
+    let outcome = control.shut_down(keep).await;
+    ended.send_replace(true);
+    let _ = tokio::time::timeout(LAST_CALLS, async { (private.await, public.await) }).await;
+    tracing::info!("ended");
+    Ok(outcome?)
+}
+
+/// Resolves once the flag is set.
+fn until(flag: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut flag = flag.subscribe();
+    async move {
+        let _ = flag.wait_for(|set| *set).await;
+    }
+}
+
+fn watch_signals(shutdown: watch::Sender<Option<bool>>, keep_computes: bool) -> Result<(), Failure> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|error| Failure::io("cannot wait for signals", &error))?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                shutdown.send_replace(Some(keep_computes));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// PostgreSQL refuses to run as root, and nothing of ours needs to.
+fn become_ordinary_user(home: &Path, options: &Options) -> Result<(), Failure> {
+    let Some(choice) = run_as::choose(options.run_as.as_deref())? else { return Ok(()) };
+    if let Some(warning) = choice.warning {
+        output::talk(format!("warning: {warning}"));
+    }
+    run_as::prepare_home(home, &choice.user)?;
+    run_as::drop_privileges(&choice.user)?;
+    // The caller's directory may be closed to the new user, and PostgreSQL's programs look at it.
+    std::env::set_current_dir("/").map_err(|error| Failure::io("cannot change to /", &error))?;
+    Ok(())
+}
+
+fn find_server(home: &Path, options: &Options) -> Result<Server, Failure> {
+    let failed = |error: install::Error| Failure {
+        exit: Exit::Outside,
+        message: error.to_string(),
+        hint: error.hint(),
+    };
+    let request = install::Request {
+        major: DEFAULT_MAJOR,
+        bin_dir: options.pg_bin.clone(),
+        home: home.to_owned(),
+        archive: Archive::from_environment().map_err(failed)?,
+    };
+    let mut note = |line: &str| {
+        tracing::info!("{line}");
+        output::talk(line);
+    };
+    let server = install::find_or_install(&Machine::this(), &request, &mut note).map_err(failed)?;
+    note(&format!("PostgreSQL {} from {}", server.version(), server.bin_dir.display()));
+    Ok(server)
+}
+
+fn start_log(home: &Path, background: bool) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    if background {
+        builder.with_ansi(false).with_writer(std::sync::Mutex::new(daemon::open_log(home)?)).init();
+    } else {
+        builder.with_writer(std::io::stderr).init();
+    }
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tracing::error!("a task failed: {info}");
+        usual(info);
+    }));
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The daemon's options, shared by the commands that start it, and its files.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::duration;
+use crate::failure::{Exit, Failure};
+use crate::system;
+
+/// A log of this size is put aside at the next start.
+const LOG_LIMIT: u64 = 10 << 20;
+
+/// How a daemon is to be started.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// Port of the HTTP API on 127.0.0.1; the next free one where it is busy
+    #[arg(long, default_value_t = 8432, env = "ANABRANCH_HTTP_PORT", value_name = "PORT")]
+    pub http_port: u16,
+    /// Port of PostgreSQL on each branch's own loopback address; 0 takes any
+    #[arg(long, default_value_t = 5432, env = "ANABRANCH_PG_PORT", value_name = "PORT")]
+    pub pg_port: u16,
+    /// Directory of the PostgreSQL programs to use
+    #[arg(long, env = "ANABRANCH_PG_BIN", value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
+    /// User to run as, when started by root [default: anabranch, else postgres]
+    #[arg(long, env = "ANABRANCH_RUN_AS", value_name = "USER")]
+    pub run_as: Option<String>,
+    /// E-mail address of the owner, at the first start [default: that of git]
+    #[arg(long, value_name = "EMAIL")]
+    pub owner: Option<String>,
+    /// Keep the data of deleted branches this long [default: 24h; 1h where they lived a day or less]
+    #[arg(long, env = "ANABRANCH_DELETE_GRACE", value_name = "DURATION", value_parser = parse_grace)]
+    pub delete_grace: Option<u64>,
+}
+
+impl Options {
+    /// The options as arguments of `ana serve`.
+    pub fn to_arguments(&self) -> Vec<String> {
+        let mut arguments =
+            vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
+        let given = [
+            ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
+            ("--run-as", self.run_as.clone()),
+            ("--owner", self.owner.clone()),
+            ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
+        ];
+        arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
+        arguments
+    }
+}
+
+fn parse_grace(text: &str) -> Result<u64, String> {
+    if matches!(text, "0" | "0s") { Ok(0) } else { duration::parse(text) }
+}
+
+/// Who owns a home where nobody was named: the person that git knows, else the login.
+pub fn usual_owner() -> String {
+    let from_git = Command::new("git")
+        .args(["config", "user.email"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|email| !email.is_empty());
+    from_git.unwrap_or_else(|| {
+        let uid = system::effective_uid();
+        let login = compute::os::user_by_id(uid).ok().flatten().map(|user| user.name);
+        format!("{}@localhost", login.unwrap_or_else(|| format!("user{uid}")))
+    })
+}
+
+/// Makes a directory of the home, private to the user.
+pub fn make_dir(dir: &Path) -> Result<(), Failure> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| Failure::io(format!("cannot make {}", dir.display()), &error))
+}
+
+/// Keeps every other daemon out of the home for as long as the file is open.
+pub fn lock(home: &Path) -> Result<File, Failure> {
+    let path = home.join("run").join("daemon.lock");
+    let failed = |error: std::io::Error| Failure::io(format!("cannot lock {}", path.display()), &error);
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("another daemon (pid {}) runs on {}", pid.trim(), home.display()),
+            )
+            .with_hint("use it, end it with: ana down, or choose another directory with --home"));
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}
+
+/// The daemon's log, when it runs in the background.
+pub fn open_log(home: &Path) -> Result<File, Failure> {
+    let path = log_path(home);
+    if std::fs::metadata(&path).is_ok_and(|facts| facts.len() > LOG_LIMIT) {
+        let _ = std::fs::rename(&path, path.with_extension("log.1"));
+    }
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| Failure::io(format!("cannot open {}", path.display()), &error))
+}
+
+/// Where the log lies.
+pub fn log_path(home: &Path) -> PathBuf {
+    home.join("daemon.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_has_one_daemon() {
+        let home = std::env::temp_dir().join(format!("ana-lock-{}", std::process::id()));
+        make_dir(&home.join("run")).unwrap();
+        let held = lock(&home).unwrap();
+        let refusal = lock(&home).unwrap_err();
+        assert_eq!(refusal.exit, Exit::Refused);
+        assert!(refusal.message.contains(&std::process::id().to_string()), "{}", refusal.message);
+        drop(held);
+        lock(&home).unwrap();
+        std::fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn grace_may_be_nothing() {
+        assert_eq!(parse_grace("0"), Ok(0));
+        assert_eq!(parse_grace("0s"), Ok(0));
+        assert_eq!(parse_grace("90m"), Ok(5400));
+        assert!(parse_grace("soon").is_err());
+    }
+}

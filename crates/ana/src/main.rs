@@ -1,0 +1,28 @@
+//! `ana`: branches for PostgreSQL.
+
+mod commands;
+mod connection;
+mod context;
+mod daemon;
+mod duration;
+mod failure;
+mod home;
+mod output;
+mod shim;
+mod sql;
+mod system;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = commands::Arguments::parse();
+    match arguments.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::talk(failure.render());
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The API over the unix socket, for the people of this host.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use control::Control;
+use control::model::{Principal, PrincipalKind};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::error::ApiError;
+use crate::routes;
+
+/// Header by which a program says that it acts for the person.
+const AGENT_HEADER: &str = "x-anabranch-agent";
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Local {
+    /// The control plane.
+    pub control: Arc<Control>,
+    /// The user whose calls are the owner's, beside root: the one that runs the daemon.
+    pub owner_uid: u32,
+    /// Where the TCP part listens, to be shown in the status.
+    pub http: Option<std::net::SocketAddr>,
+    /// Told when somebody asks for the shutdown; the value is whether computes are kept.
+    pub shutdown: watch::Sender<Option<bool>>,
+}
+
+/// User id of the other end of a connection, as the kernel says.
+#[derive(Clone, Copy)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Peer { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+/// Serves the API on `socket` until `end` resolves and running calls are answered.
+///
+/// # Errors
+/// The socket cannot be made.
+pub async fn serve_local(
+    local: Local,
+    socket: &Path,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    // Only one daemon serves a home, so whatever lies here was left by a dead one.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let router = router(local).into_make_service_with_connect_info::<Peer>();
+    let outcome = axum::serve(listener, router).with_graceful_shutdown(end).await;
+    let _ = std::fs::remove_file(socket);
+    outcome
+}
+
+fn router(local: Local) -> Router {
+    routes::all()
+        .fallback(async || ApiError::unroutable())
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "method not allowed here")
+        })
+        .layer(axum::middleware::from_fn_with_state(local.clone(), admit))
+        .with_state(local)
+}
+
+/// Lets in the owner and root, and notes who acts.
+async fn admit(
+    State(local): State<Local>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !peer.uid.is_some_and(|uid| uid == local.owner_uid || uid == 0) {
+        return ApiError::new(
+            StatusCode::FORBIDDEN,
+            "PERMISSION_DENIED",
+            "this daemon belongs to another user of this host",
+        )
+        .into_response();
+    }
+    let owner = local.control.owner();
+    let agent = request.headers().get(AGENT_HEADER).and_then(|value| value.to_str().ok());
+    let principal = match agent {
+        Some(agent) => Principal { name: format!("{agent} for {owner}"), kind: PrincipalKind::Agent },
+        None => Principal { name: owner.to_owned(), kind: PrincipalKind::Human },
+    };
+    request.extensions_mut().insert(principal);
+    next.run(request).await
+}

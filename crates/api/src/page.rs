@@ -1,0 +1,96 @@
+//! Lists in pages.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+
+/// Longest page.
+const MAX_PAGE: usize = 100;
+
+/// The part of a query that asks for one page.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct PageQuery {
+    pub page_size: Option<i64>,
+    pub page_token: Option<String>,
+    #[serde(default)]
+    pub show_deleted: bool,
+}
+
+/// A place in a list that stays right while others come and go: lists are in order of creation.
+pub(crate) type Place = (Timestamp, String);
+
+/// One page of `items` under `key`, and the token of the next.
+pub(crate) fn page<T>(
+    key: &str,
+    items: Vec<T>,
+    query: &PageQuery,
+    place: impl Fn(&T) -> Place,
+    render: impl Fn(&T) -> Value,
+) -> Result<Value, ApiError> {
+    let size = match query.page_size.unwrap_or(0) {
+        0 => MAX_PAGE,
+        asked if asked > 0 => usize::try_from(asked).unwrap_or(MAX_PAGE).min(MAX_PAGE),
+        asked => return Err(ApiError::invalid(format!("Field 'page_size' must not be negative, got {asked}."))),
+    };
+    let after = query.page_token.as_deref().filter(|token| !token.is_empty()).map(parse_token).transpose()?;
+    let mut rest = items.iter().filter(|item| after.as_ref().is_none_or(|after| place(item) > *after));
+    let shown: Vec<&T> = rest.by_ref().take(size).collect();
+    let mut body = Map::new();
+    body.insert(key.to_owned(), shown.iter().map(|item| render(item)).collect());
+    if let (Some(last), Some(_)) = (shown.last(), rest.next()) {
+        let (time, uid) = place(last);
+        body.insert("next_page_token".to_owned(), format!("{}.{uid}", time.as_microsecond()).into());
+    }
+    Ok(Value::Object(body))
+}
+
+fn parse_token(token: &str) -> Result<Place, ApiError> {
+    let parsed = token.split_once('.').and_then(|(micros, uid)| {
+        let time = Timestamp::from_microsecond(micros.parse().ok()?).ok()?;
+        Some((time, uid.to_owned()))
+    });
+    parsed.ok_or_else(|| ApiError::invalid("Field 'page_token' is not a token of this list."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(size: Option<i64>, token: Option<&str>) -> Result<Value, ApiError> {
+        let query = PageQuery { page_size: size, page_token: token.map(str::to_owned), show_deleted: false };
+        let place = |item: &i64| (Timestamp::from_second(*item).unwrap(), format!("u{item}"));
+        page("items", (0..5).collect(), &query, place, |item| Value::from(*item))
+    }
+
+    #[test]
+    fn pages_cover_all_exactly_once() {
+        let mut seen = Vec::new();
+        let mut token: Option<String> = None;
+        let mut rounds = 0;
+        loop {
+            let body = ask(Some(2), token.as_deref()).unwrap();
+            seen.extend(body["items"].as_array().unwrap().iter().map(|item| item.as_i64().unwrap()));
+            rounds += 1;
+            match body.get("next_page_token") {
+                Some(next) => token = Some(next.as_str().unwrap().to_owned()),
+                None => break,
+            }
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+        assert_eq!(rounds, 3);
+    }
+
+    #[test]
+    fn a_full_last_page_has_no_next() {
+        assert_eq!(ask(Some(5), None).unwrap().get("next_page_token"), None);
+        assert_eq!(ask(None, Some("")).unwrap()["items"].as_array().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(ask(Some(-1), None).is_err());
+        assert!(ask(None, Some("x")).is_err());
+    }
+}

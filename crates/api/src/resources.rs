@@ -1,0 +1,163 @@
+//! Resources as the contract shows them: `status` carries effective values, `spec` is never echoed.
+
+use control::app::{BranchView, ComputeStatus, EndpointView, OperationView, ProjectView, Target};
+use control::model::{ComputeSettings, Kind, Outcome, State, Verb};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::wire::{duration, number};
+
+/// The live service's limit; shown because clients read it, not enforced.
+const LOGICAL_SIZE_LIMIT: i64 = 8_796_093_022_208;
+
+pub(crate) fn project(view: &ProjectView) -> Value {
+    let project = &view.project;
+    let name = format!("projects/{}", project.id);
+    let status = json!({
+        "branch_logical_size_limit_bytes": LOGICAL_SIZE_LIMIT,
+        "default_branch": format!("{name}/branches/{}", view.default_branch_id),
+        "default_endpoint_settings": compute_settings(&project.compute),
+        "display_name": project.display_name,
+        "enable_pg_native_login": true,
+        "history_retention_duration": duration(project.history_seconds),
+        "owner": project.owner,
+        "pg_version": project.server.major,
+        "project_id": project.id,
+        "synthetic_storage_size_bytes": 0,
+    });
+    object([
+        ("name", Some(json!(name))),
+        ("uid", Some(json!(project.uid))),
+        ("project_id", Some(json!(project.id))),
+        ("create_time", Some(time(project.create_time))),
+        ("update_time", Some(time(project.update_time))),
+        ("delete_time", project.delete_time.map(time)),
+        ("purge_time", project.purge_time.map(time)),
+        ("status", Some(status)),
+    ])
+}
+
+pub(crate) fn branch(view: &BranchView) -> Value {
+    let branch = &view.branch;
+    let parent = format!("projects/{}", view.project_id);
+    let state = match branch.state {
+        State::Creating => "INIT",
+        State::Ready => "READY",
+        State::Deleted => "DELETED",
+    };
+    let source = branch.source.as_ref();
+    let status = object([
+        ("branch_id", Some(json!(branch.id))),
+        ("current_state", Some(json!(state))),
+        ("default", Some(json!(view.is_default))),
+        ("is_protected", Some(json!(branch.is_protected))),
+        ("logical_size_bytes", Some(json!(view.bytes))),
+        ("state_change_time", Some(time(branch.state_change_time))),
+        ("source_branch", source.map(|source| json!(format!("{parent}/branches/{}", source.branch_id)))),
+        ("source_branch_lsn", source.and_then(|source| source.lsn.clone()).map(Value::from)),
+        ("source_branch_time", source.and_then(|source| source.time).map(time)),
+        ("expire_time", branch.expire_time.map(time)),
+        ("delete_time", branch.delete_time.map(time)),
+        ("purge_time", branch.purge_time.map(time)),
+    ]);
+    let ours = object([
+        ("given_name", branch.given_name.clone().map(Value::from)),
+        ("source_fate", source.and_then(|source| source.fate.clone()).map(Value::from)),
+    ]);
+    object([
+        ("name", Some(json!(format!("{parent}/branches/{}", branch.id)))),
+        ("uid", Some(json!(branch.uid))),
+        ("branch_id", Some(json!(branch.id))),
+        ("parent", Some(json!(parent))),
+        ("create_time", Some(time(branch.create_time))),
+        ("update_time", Some(time(branch.update_time))),
+        ("status", Some(status)),
+        ("anabranch", (ours != json!({})).then_some(ours)),
+    ])
+}
+
+pub(crate) fn endpoint(view: &EndpointView) -> Value {
+    let endpoint = &view.endpoint;
+    let parent = format!("projects/{}/branches/{}", view.project_id, view.branch_id);
+    let state = match view.state {
+        ComputeStatus::Active => "ACTIVE",
+        ComputeStatus::Idle => "IDLE",
+        ComputeStatus::Degraded => "DEGRADED",
+    };
+    let mut status = object([
+        ("endpoint_id", Some(json!(endpoint.id))),
+        ("endpoint_type", Some(json!("ENDPOINT_TYPE_READ_WRITE"))),
+        ("current_state", Some(json!(state))),
+        ("disabled", Some(json!(endpoint.disabled))),
+        ("last_active_time", view.last_active.map(time)),
+        ("hosts", endpoint.address.map(|address| json!({"host": address.host.to_string()}))),
+    ]);
+    if let (Value::Object(status), Value::Object(settings)) = (&mut status, compute_settings(&endpoint.compute)) {
+        status.extend(settings);
+    }
+    object([
+        ("name", Some(json!(format!("{parent}/endpoints/{}", endpoint.id)))),
+        ("uid", Some(json!(endpoint.uid))),
+        ("endpoint_id", Some(json!(endpoint.id))),
+        ("parent", Some(json!(parent))),
+        ("create_time", Some(time(endpoint.create_time))),
+        ("update_time", Some(time(endpoint.update_time))),
+        ("status", Some(status)),
+        ("anabranch", endpoint.address.map(|address| json!({"port": address.port}))),
+    ])
+}
+
+pub(crate) fn operation(view: &OperationView) -> Value {
+    let operation = &view.operation;
+    let noun = match operation.kind {
+        Kind::Project => "Project",
+        Kind::Branch => "Branch",
+        Kind::Endpoint => "Endpoint",
+    };
+    let metadata = format!("type.googleapis.com/databricks.postgres.v1.{noun}OperationMetadata");
+    let (done, response, error) = match &operation.outcome {
+        Outcome::Running => (false, None, None),
+        Outcome::Done => (true, Some(response(view)), None),
+        Outcome::Failed { code, message } => (true, None, Some(json!({"error_code": code, "message": message}))),
+    };
+    object([
+        ("name", Some(json!(format!("{}/operations/{}", operation.resource, operation.uid)))),
+        ("done", Some(json!(done))),
+        ("metadata", Some(json!({"@type": metadata}))),
+        ("response", response),
+        ("error", error),
+    ])
+}
+
+/// Never absent in a finished operation: clients take that for a failure.
+fn response(view: &OperationView) -> Value {
+    match (&view.target, view.operation.verb) {
+        (Some(Target::Project(view)), _) => project(view),
+        (Some(Target::Branch(view)), _) => branch(view),
+        (Some(Target::Endpoint(view)), _) => endpoint(view),
+        (None, Verb::Delete) => json!({"@type": "type.googleapis.com/google.protobuf.Empty"}),
+        (None, _) => json!({}),
+    }
+}
+
+fn compute_settings(settings: &ComputeSettings) -> Value {
+    object([
+        ("autoscaling_limit_min_cu", Some(number(settings.min_cu))),
+        ("autoscaling_limit_max_cu", Some(number(settings.max_cu))),
+        ("suspend_timeout_duration", settings.suspend_seconds.map(|seconds| json!(duration(seconds)))),
+        ("pg_settings", (!settings.pg_settings.is_empty()).then(|| json!(settings.pg_settings))),
+    ])
+}
+
+pub(crate) fn time(time: Timestamp) -> Value {
+    json!(time.to_string())
+}
+
+/// A JSON object of the fields that are there.
+pub(crate) fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let present = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(present.collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

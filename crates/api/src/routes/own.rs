@@ -1,0 +1,198 @@
+//! What the contract lacks: the daemon itself, space, connecting, waking, exporting.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use control::app::{ComputeLine, ConnectionInfo};
+use control::model::{AuditEntry, Principal};
+use hyper::body::Frame;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::OWN;
+use crate::error::ApiError;
+use crate::local::Local;
+use crate::resources::{object, time};
+use crate::wire::parse_body;
+
+pub(super) fn routes() -> Router<Local> {
+    let branch = format!("{OWN}/projects/{{project}}/branches/{{branch}}");
+    Router::new()
+        .route("/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
+        .route(&format!("{OWN}/status"), get(status))
+        .route(&format!("{OWN}/shutdown"), post(shutdown))
+        .route(&format!("{OWN}/audit"), get(audit))
+        .route(&format!("{branch}/usage"), get(usage))
+        .route(&format!("{branch}/connection"), get(connection))
+        .route(&format!("{branch}/wake"), post(wake))
+        .route(&format!("{branch}/export"), post(export))
+}
+
+async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
+    let status = local.control.status().await?;
+    Ok(Json(json!({
+        "version": status.version,
+        "pid": status.pid,
+        "home": status.home,
+        "owner": status.owner,
+        "postgres": {"version": status.postgres, "dir": status.postgres_dir},
+        "http": local.http.map(|address| address.to_string()),
+        "projects": status.projects,
+        "computes": status.computes.iter().map(compute).collect::<Vec<_>>(),
+        "warnings": status.warnings,
+    })))
+}
+
+fn compute(line: &ComputeLine) -> Value {
+    object([
+        ("project", Some(json!(line.project))),
+        ("branch", Some(json!(line.branch))),
+        ("state", Some(json!(if line.pid.is_some() { "running" } else { "stopped" }))),
+        ("pid", line.pid.map(Value::from)),
+        ("host", line.address.map(|address| json!(address.host.to_string()))),
+        ("port", line.address.map(|address| json!(address.port))),
+        ("last_active_time", line.last_active.map(time)),
+    ])
+}
+
+#[derive(Deserialize)]
+struct ShutdownBody {
+    #[serde(default)]
+    keep_computes: bool,
+}
+
+/// Answers at once; the daemon ends after the answer is out.
+async fn shutdown(State(local): State<Local>, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let body: ShutdownBody = parse_body(&body)?;
+    local.shutdown.send_replace(Some(body.keep_computes));
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+struct AuditQuery {
+    #[serde(default = "usual_limit")]
+    limit: u32,
+}
+
+fn usual_limit() -> u32 {
+    100
+}
+
+async fn audit(State(local): State<Local>, Query(query): Query<AuditQuery>) -> Result<Json<Value>, ApiError> {
+    let entries = local.control.audit_log(query.limit).await?;
+    Ok(Json(json!({"entries": entries.iter().map(audit_entry).collect::<Vec<_>>()})))
+}
+
+fn audit_entry(entry: &AuditEntry) -> Value {
+    json!({
+        "time": time(entry.time),
+        "principal": entry.principal.name,
+        "principal_kind": entry.principal.kind.as_str(),
+        "action": entry.action,
+        "target": entry.target,
+        "result": entry.result,
+        "detail": entry.detail,
+    })
+}
+
+async fn usage(
+    State(local): State<Local>,
+    Path((project, branch)): Path<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    let usage = local.control.usage(project, branch).await?;
+    Ok(Json(json!({"own_bytes": usage.own_bytes, "shared_bytes": usage.shared_bytes})))
+}
+
+#[derive(Deserialize)]
+struct ConnectionQuery {
+    #[serde(default)]
+    password: bool,
+}
+
+async fn connection(
+    State(local): State<Local>,
+    Extension(principal): Extension<Principal>,
+    Path((project, branch)): Path<(String, String)>,
+    Query(query): Query<ConnectionQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let info = local.control.connection_info(principal, project, branch, query.password).await?;
+    Ok(Json(connection_body(info)))
+}
+
+fn connection_body(info: ConnectionInfo) -> Value {
+    object([
+        ("host", Some(json!(info.address.host.to_string()))),
+        ("port", Some(json!(info.address.port))),
+        ("role", Some(json!(info.role))),
+        ("database", Some(json!(info.database))),
+        ("password", info.password.map(Value::from)),
+    ])
+}
+
+async fn wake(
+    State(local): State<Local>,
+    Path((project, branch)): Path<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    let wake = local.control.wake(project, branch).await?;
+    Ok(Json(json!({"duration_ms": wake.took.as_secs_f64() * 1000.0})))
+}
+
+#[derive(Deserialize)]
+struct ExportBody {
+    dir: PathBuf,
+}
+
+/// Answers with one JSON object a line: `{"done", "total"}` while it goes on, then
+/// `{"finished": true}` or `{"error": …}`.
+async fn export(
+    State(local): State<Local>,
+    Extension(principal): Extension<Principal>,
+    Path((project, branch)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let body: ExportBody = parse_body(&body)?;
+    if !body.dir.is_absolute() {
+        return Err(ApiError::invalid("Field 'dir' must be an absolute path."));
+    }
+    // What cannot begin is an ordinary error; only then the answer turns into a stream.
+    local.control.branch(project.clone(), branch.clone()).await?;
+    let (lines, reader) = mpsc::channel(16);
+    let progress = lines.clone();
+    tokio::spawn(async move {
+        // A reader that is slow misses steps, and one that is gone does not stop the export.
+        let report = move |done: u64, total: u64| {
+            let _ = progress.try_send(json!({"done": done, "total": total}));
+        };
+        let outcome = local.control.export(principal, project, branch, body.dir, report).await;
+        let last = match outcome {
+            Ok(()) => json!({"finished": true}),
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        let _ = lines.send(last).await;
+    });
+    Ok(([("content-type", "application/x-ndjson")], Body::new(Lines { reader })).into_response())
+}
+
+/// A body of JSON lines as they come.
+struct Lines {
+    reader: mpsc::Receiver<Value>,
+}
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.reader.poll_recv(context).map(|line| Some(Ok(Frame::data(Bytes::from(format!("{}\n", line?))))))
+    }
+}

@@ -1,0 +1,295 @@
+//! Typed client of the daemon's HTTP API, over its unix socket.
+
+mod error;
+mod resources;
+mod transport;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+pub use error::Error;
+pub use resources::{
+    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts, Operation,
+    OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
+};
+
+const PG: &str = "/api/2.0/postgres";
+const OWN: &str = "/api/anabranch/v1";
+
+/// Pause between two looks at an unfinished operation.
+const POLL: Duration = Duration::from_millis(200);
+
+/// A daemon, known by its socket. Connects anew for each call.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    agent: Option<String>,
+}
+
+/// When a new branch vanishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// After so many seconds.
+    Seconds(u64),
+    /// At a time (RFC 3339).
+    At(String),
+}
+
+/// What is wanted of a new branch.
+#[derive(Debug, Clone)]
+pub struct NewBranch {
+    /// Identifier of the project.
+    pub project: String,
+    /// Identifier of the branch.
+    pub id: String,
+    /// What a person wrote, where that differs.
+    pub given_name: Option<String>,
+    /// Identifier of the parent; the default branch where absent.
+    pub source: Option<String>,
+    /// When it vanishes.
+    pub expiry: Expiry,
+    /// Whether delete and reset are refused.
+    pub is_protected: bool,
+}
+
+impl Client {
+    /// The daemon behind `socket`. Nothing is sent yet.
+    pub fn new(socket: &Path) -> Client {
+        Client { socket: socket.to_owned(), agent: None }
+    }
+
+    /// The same client, acting for the person as the program `name`.
+    #[must_use]
+    pub fn as_agent(self, name: impl Into<String>) -> Client {
+        Client { agent: Some(name.into()), ..self }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What runs.
+    ///
+    /// # Errors
+    /// The daemon is not there or refuses, as for every call.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.get(&format!("{OWN}/status")).await
+    }
+
+    /// Asks the daemon to end; it does so after the answer.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn shutdown(&self, keep_computes: bool) -> Result<(), Error> {
+        let body = json!({"keep_computes": keep_computes});
+        self.call::<Value>(Method::POST, &format!("{OWN}/shutdown"), Some(body)).await?;
+        Ok(())
+    }
+
+    /// The last lines of the audit log, newest first.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+        let log: AuditLog = self.get(&format!("{OWN}/audit?limit={limit}")).await?;
+        Ok(log.entries)
+    }
+
+    /// All projects.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn projects(&self) -> Result<Vec<Project>, Error> {
+        self.list(&format!("{PG}/projects"), "projects").await
+    }
+
+    /// One project.
+    ///
+    /// # Errors
+    /// There is none, or as for every call.
+    pub async fn project(&self, id: &str) -> Result<Project, Error> {
+        self.get(&format!("{PG}/projects/{id}")).await
+    }
+
+    /// Makes a project and waits until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be made, or as for every call.
+    pub async fn create_project(&self, id: &str, pg_version: Option<u32>) -> Result<Project, Error> {
+        let body = match pg_version {
+            Some(version) => json!({"spec": {"pg_version": version}}),
+            None => json!({}),
+        };
+        let operation = self.call(Method::POST, &format!("{PG}/projects?project_id={id}"), Some(body)).await?;
+        self.finish(operation).await
+    }
+
+    /// Deletes a project and waits until it is gone.
+    ///
+    /// # Errors
+    /// It cannot be deleted, or as for every call.
+    pub async fn delete_project(&self, id: &str, purge: bool) -> Result<(), Error> {
+        let path = format!("{PG}/projects/{id}?purge={purge}");
+        let operation = self.call(Method::DELETE, &path, None).await?;
+        self.finish::<Value>(operation).await.map(drop)
+    }
+
+    /// Branches of a project.
+    ///
+    /// # Errors
+    /// There is no such project, or as for every call.
+    pub async fn branches(&self, project: &str) -> Result<Vec<Branch>, Error> {
+        self.list(&format!("{PG}/projects/{project}/branches"), "branches").await
+    }
+
+    /// One branch.
+    ///
+    /// # Errors
+    /// There is none, or as for every call.
+    pub async fn branch(&self, project: &str, branch: &str) -> Result<Branch, Error> {
+        self.get(&format!("{PG}/projects/{project}/branches/{branch}")).await
+    }
+
+    /// Makes a branch and waits until it is durable. Its compute is not started.
+    ///
+    /// # Errors
+    /// It cannot be made, or as for every call.
+    pub async fn create_branch(&self, new: &NewBranch) -> Result<Branch, Error> {
+        let mut spec = json!({"is_protected": new.is_protected});
+        match &new.expiry {
+            Expiry::Never => spec["no_expiry"] = json!(true),
+            Expiry::Seconds(seconds) => spec["ttl"] = json!(format!("{seconds}s")),
+            Expiry::At(time) => spec["expire_time"] = json!(time),
+        }
+        if let Some(source) = &new.source {
+            spec["source_branch"] = json!(format!("projects/{}/branches/{source}", new.project));
+        }
+        let mut body = json!({"spec": spec});
+        if let Some(name) = &new.given_name {
+            body["anabranch"] = json!({"given_name": name});
+        }
+        let path = format!("{PG}/projects/{}/branches?branch_id={}", new.project, new.id);
+        let operation = self.call(Method::POST, &path, Some(body)).await?;
+        self.finish(operation).await
+    }
+
+    /// Deletes a branch and waits until its compute has ended.
+    ///
+    /// # Errors
+    /// It cannot be deleted, or as for every call.
+    pub async fn delete_branch(&self, project: &str, branch: &str, cascade: bool, purge: bool) -> Result<(), Error> {
+        let path = format!("{PG}/projects/{project}/branches/{branch}?cascade={cascade}&purge={purge}");
+        let operation = self.call(Method::DELETE, &path, None).await?;
+        self.finish::<Value>(operation).await.map(drop)
+    }
+
+    /// Endpoints of a branch.
+    ///
+    /// # Errors
+    /// There is no such branch, or as for every call.
+    pub async fn endpoints(&self, project: &str, branch: &str) -> Result<Vec<Endpoint>, Error> {
+        self.list(&format!("{PG}/projects/{project}/branches/{branch}/endpoints"), "endpoints").await
+    }
+
+    /// Space of a branch.
+    ///
+    /// # Errors
+    /// There is no such branch, or as for every call.
+    pub async fn usage(&self, project: &str, branch: &str) -> Result<Usage, Error> {
+        self.get(&format!("{OWN}/projects/{project}/branches/{branch}/usage")).await
+    }
+
+    /// How to connect to a branch; with the password only where asked for.
+    ///
+    /// # Errors
+    /// There is no such branch, or as for every call.
+    pub async fn connection(&self, project: &str, branch: &str, password: bool) -> Result<Connection, Error> {
+        self.get(&format!("{OWN}/projects/{project}/branches/{branch}/connection?password={password}")).await
+    }
+
+    /// Waits until a branch answers a query.
+    ///
+    /// # Errors
+    /// It does not start, or as for every call.
+    pub async fn wake(&self, project: &str, branch: &str) -> Result<Wake, Error> {
+        self.call(Method::POST, &format!("{OWN}/projects/{project}/branches/{branch}/wake"), None).await
+    }
+
+    /// Has the daemon write a branch as a plain data directory. `progress` gets bytes done and
+    /// bytes in all.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or as for every call.
+    pub async fn export(
+        &self,
+        project: &str,
+        branch: &str,
+        dir: &Path,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<(), Error> {
+        let path = format!("{OWN}/projects/{project}/branches/{branch}/export");
+        let mut lines = self.send(Method::POST, &path, Some(json!({"dir": dir}))).await?;
+        while let Some(line) = lines.next_line().await? {
+            if let (Some(done), Some(total)) = (line["done"].as_u64(), line["total"].as_u64()) {
+                progress(done, total);
+            } else if let Some(text) = line["error"].as_str() {
+                return Err(Error::Failed { code: "INTERNAL_ERROR".to_owned(), message: text.to_owned() });
+            } else if line["finished"] == true {
+                return Ok(());
+            }
+        }
+        Err(Error::Protocol("the daemon ended the answer early".to_owned()))
+    }
+
+    /// Waits for an operation and gives what it made.
+    async fn finish<T: DeserializeOwned>(&self, mut operation: Operation) -> Result<T, Error> {
+        while !operation.done {
+            tokio::time::sleep(POLL).await;
+            operation = self.get(&format!("{PG}/{}", operation.name)).await?;
+        }
+        match (operation.error, operation.response) {
+            (Some(error), _) => Err(Error::Failed { code: error.error_code, message: error.message }),
+            (None, Some(response)) => decode(response),
+            (None, None) => Err(Error::Protocol("a finished operation without a result".to_owned())),
+        }
+    }
+
+    async fn list<T: DeserializeOwned>(&self, path: &str, key: &str) -> Result<Vec<T>, Error> {
+        let mut items = Vec::new();
+        let mut token = String::new();
+        loop {
+            let mut body: Value = self.get(&format!("{path}?page_token={token}")).await?;
+            let page: Vec<T> = decode(body[key].take())?;
+            items.extend(page);
+            match body["next_page_token"].as_str() {
+                Some(next) if !next.is_empty() => token = next.to_owned(),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.call(Method::GET, path, None).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<T, Error> {
+        let answer = self.send(method, path, body).await?.read_all().await?;
+        decode(answer)
+    }
+}
+
+fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::Protocol(format!("unexpected answer: {error}")))
+}

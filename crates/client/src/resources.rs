@@ -1,0 +1,309 @@
+//! What the API answers with. Absent and unknown fields are tolerated: the daemon may be older or
+//! newer than its client.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A project.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Project {
+    /// Resource name.
+    pub name: String,
+    /// Identity for ever.
+    pub uid: String,
+    /// Identifier.
+    pub project_id: String,
+    /// When it was made (RFC 3339).
+    pub create_time: String,
+    /// When it was last changed.
+    pub update_time: String,
+    /// When it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete_time: Option<String>,
+    /// When its data is due to be freed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purge_time: Option<String>,
+    /// Effective values.
+    pub status: ProjectStatus,
+}
+
+/// Effective values of a project.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectStatus {
+    /// Resource name of the default branch.
+    pub default_branch: String,
+    /// What people see.
+    pub display_name: String,
+    /// Who made it.
+    pub owner: String,
+    /// PostgreSQL major version.
+    pub pg_version: u32,
+    /// How far back the past is kept.
+    pub history_retention_duration: String,
+    /// What new endpoints begin with.
+    pub default_endpoint_settings: Value,
+}
+
+/// A branch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Branch {
+    /// Resource name.
+    pub name: String,
+    /// Identity for ever.
+    pub uid: String,
+    /// Identifier.
+    pub branch_id: String,
+    /// Resource name of the project.
+    pub parent: String,
+    /// When it was made (RFC 3339).
+    pub create_time: String,
+    /// When it was last changed.
+    pub update_time: String,
+    /// Effective values.
+    pub status: BranchStatus,
+    /// Beyond the contract.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anabranch: Option<OwnBranch>,
+}
+
+/// Effective values of a branch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BranchStatus {
+    /// `READY`, `INIT` or `DELETED`.
+    pub current_state: String,
+    /// Whether it is the project's default.
+    pub default: bool,
+    /// Whether delete and reset are refused.
+    pub is_protected: bool,
+    /// Bytes that its data stands on.
+    pub logical_size_bytes: i64,
+    /// When it came into its state.
+    pub state_change_time: String,
+    /// Resource name of the parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_branch: Option<String>,
+    /// Where it left from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_branch_lsn: Option<String>,
+    /// When it left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_branch_time: Option<String>,
+    /// When it vanishes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_time: Option<String>,
+    /// When it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete_time: Option<String>,
+    /// When its data is due to be freed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purge_time: Option<String>,
+}
+
+/// What a branch has beyond the contract.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnBranch {
+    /// What a person wrote, where that differs from the identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_name: Option<String>,
+    /// What became of its parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_fate: Option<String>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// Resource name.
+    pub name: String,
+    /// Identity for ever.
+    pub uid: String,
+    /// Identifier.
+    pub endpoint_id: String,
+    /// Resource name of the branch.
+    pub parent: String,
+    /// Effective values.
+    pub status: EndpointStatus,
+    /// Beyond the contract.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anabranch: Option<OwnEndpoint>,
+}
+
+/// Effective values of an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointStatus {
+    /// `ENDPOINT_TYPE_READ_WRITE` or `ENDPOINT_TYPE_READ_ONLY`.
+    pub endpoint_type: String,
+    /// `ACTIVE`, `IDLE` or `DEGRADED`.
+    pub current_state: String,
+    /// Whether connections are refused.
+    pub disabled: bool,
+    /// Where it listens.
+    pub hosts: Hosts,
+}
+
+/// Where an endpoint listens.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hosts {
+    /// Address or name.
+    pub host: String,
+}
+
+/// What an endpoint has beyond the contract.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnEndpoint {
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A change that may take a while.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Operation {
+    /// Resource name.
+    pub name: String,
+    /// Whether it has ended.
+    pub done: bool,
+    /// What it made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Value>,
+    /// Why it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<OperationError>,
+}
+
+/// Why an operation was given up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperationError {
+    /// Code of the contract.
+    pub error_code: String,
+    /// One line.
+    pub message: String,
+}
+
+/// The daemon at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: i32,
+    /// Its home directory.
+    pub home: String,
+    /// Owner of the home.
+    pub owner: String,
+    /// Its PostgreSQL.
+    pub postgres: Postgres,
+    /// Address of the HTTP API.
+    pub http: Option<String>,
+    /// Number of projects.
+    pub projects: usize,
+    /// Every branch with its compute.
+    pub computes: Vec<Compute>,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// A PostgreSQL installation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Postgres {
+    /// Version, e.g. `17.10`.
+    pub version: String,
+    /// Directory of its programs.
+    pub dir: String,
+}
+
+/// A branch's compute.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Compute {
+    /// Identifier of the project.
+    pub project: String,
+    /// Identifier of the branch.
+    pub branch: String,
+    /// `running` or `stopped`.
+    pub state: String,
+    /// Process id of its postmaster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Where clients connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// TCP port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// Space of a branch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Bytes that only this branch uses.
+    pub own_bytes: u64,
+    /// Bytes shared with other branches.
+    pub shared_bytes: u64,
+}
+
+/// How to connect to a branch. Has no `Debug`: it may hold a password.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    /// Address or name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Role to log in as.
+    pub role: String,
+    /// Database to use.
+    pub database: String,
+    /// Password of the role, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// How long it took until a branch answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wake {
+    /// Milliseconds inside the daemon.
+    pub duration_ms: f64,
+}
+
+/// Lines of the audit log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditLog {
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
+}
+
+/// One line of the audit log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditEntry {
+    /// When (RFC 3339).
+    pub time: String,
+    /// Who.
+    pub principal: String,
+    /// `human`, `service` or `agent`.
+    pub principal_kind: String,
+    /// What.
+    pub action: String,
+    /// On what.
+    pub target: String,
+    /// `done`, `refused` or `failed`.
+    pub result: String,
+    /// Anything more.
+    pub detail: String,
+}

@@ -1,0 +1,93 @@
+//! `assemble`: the WAL of a branch that begins at a cut and ends exactly at an LSN.
+//!
+//! Complete segments are immutable (`wal_recycle=off`) and hard-linked. The last one is made anew:
+//! its pages up to the target, the rest of it zeros. Ordinary crash recovery then ends at the
+//! target: no recovery settings, no new timeline.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use pgdata::Lsn;
+use pgdata::wal::{PAGE, Page, segment_name};
+
+use super::Error;
+use super::home::Context;
+
+/// Where WAL comes from and which part of it is wanted.
+pub(super) struct Source<'a> {
+    /// `pg_wal` of the branch that wrote it.
+    pub directory: &'a Path,
+    pub timeline: u32,
+    pub segment_size: u64,
+    /// Replay begins here: the redo location of the cut.
+    pub redo: Lsn,
+    /// The page that was being filled at the cut, as it was then, and its position. Later records
+    /// land on the same page of the parent's file.
+    pub tail: Option<(Lsn, Box<Page>)>,
+}
+
+/// Fills `target` (an empty `pg_wal`) so that its WAL ends at `end`, which lies at or after the end
+/// of the cut. Everything is durable on return.
+pub(super) fn assemble(source: &Source<'_>, end: Lsn, target: &Path) -> Result<(), Error> {
+    let size = source.segment_size;
+    let (first, last) = (source.redo.0 / size, end.0.saturating_sub(1).max(source.redo.0) / size);
+    for segment in first..last {
+        link(source, segment, target)?;
+    }
+    copy_last(source, last, end, target)?;
+    sync(target)
+}
+
+fn link(source: &Source<'_>, segment: u64, target: &Path) -> Result<(), Error> {
+    let name = segment_name(source.timeline, segment, source.segment_size);
+    let (from, to) = (source.directory.join(&name), target.join(&name));
+    match fs::hard_link(&from, &to) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EMLINK) => {
+            fs::copy(&from, &to).context(|| format!("could not copy WAL segment {}", from.display()))?;
+        }
+        Err(source) => {
+            return Err(Error::Io { what: format!("could not link WAL segment {}", from.display()), source });
+        }
+    }
+    // The parent synced it when it was full; this makes sure of it, and costs nothing then.
+    sync(&to)
+}
+
+fn copy_last(source: &Source<'_>, segment: u64, end: Lsn, target: &Path) -> Result<(), Error> {
+    let size = source.segment_size;
+    let name = segment_name(source.timeline, segment, size);
+    let path = source.directory.join(&name);
+    let what = || format!("could not copy WAL segment {}", path.display());
+    let from = File::open(&path).context(what)?;
+    let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(&name)).context(what)?;
+    to.set_len(size).context(what)?;
+    let start = segment * size;
+    // The first page carries the segment's header; from there to redo nothing is ever read.
+    copy_pages(&from, &to, start, start, (start + PAGE).min(end.0), source).context(what)?;
+    let begin = (source.redo.0 / PAGE * PAGE).max(start + PAGE);
+    copy_pages(&from, &to, start, begin, end.0, source).context(what)?;
+    to.sync_all().context(what)
+}
+
+fn copy_pages(from: &File, to: &File, start: u64, begin: u64, end: u64, source: &Source<'_>) -> std::io::Result<()> {
+    let mut at = begin;
+    while at < end {
+        let mut page = [0u8; PAGE as usize];
+        match &source.tail {
+            Some((position, tail)) if position.0 == at => page.copy_from_slice(&tail[..]),
+            _ => from.read_exact_at(&mut page, at - start)?,
+        }
+        let keep = (end - at).min(PAGE) as usize;
+        to.write_all_at(&page[..keep], at - start)?;
+        at += PAGE;
+    }
+    Ok(())
+}
+
+pub(super) fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .context(|| format!("could not sync {}", path.display()))
+}

@@ -1,0 +1,372 @@
+//! The cut: an atomic snapshot of a branch, and the child made from it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use pgdata::Lsn;
+use pgdata::control_file::{ControlFile, State};
+use pgdata::wal::{self, PAGE, Page, segment_name};
+use store::RelPath;
+use store::gate::{Gate, GiveUp};
+use store::home::Prepared;
+use store::layer::{Layer, arena, seal};
+use store::stack::Stack;
+use store::sys::{self, Fd};
+
+use super::assemble::{Source, assemble, sync};
+use super::create::{make_skeleton, now_us};
+use super::home::{Context, Engine, seal_layer};
+use super::record::{CutRecord, ServerRecord};
+use crate::server::Server;
+use crate::settings::Recorded;
+use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
+
+/// How long writers may be held back while running calls finish; then the cut is given up.
+const DRAIN_LIMIT: Duration = Duration::from_millis(250);
+/// A call that has run this long is waited for with the gate open.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Pauses before further attempts: writers matter more than branches.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// What was seen while the gate was closed.
+struct Seen {
+    control: ControlFile,
+    /// Highest WAL byte written, or the end found by reading; and the page it lies on.
+    mark: Lsn,
+    tail: Option<(Lsn, Box<Page>)>,
+    drain: Duration,
+    closed: Duration,
+}
+
+impl Engine {
+    /// Cuts `parent` (running or stopped) and makes `child` from the cut. Durable on return.
+    /// Cost does not depend on the size of the data.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the parent's state does not allow it or its writers could not be
+    /// held for a moment; nothing is left of the child then.
+    pub fn create_child(&self, parent: &BranchKey, child: &BranchKey) -> Result<CutInfo, Error> {
+        if self.exists(child) {
+            return self.cut_info(child);
+        }
+        self.must_exist(parent)?;
+        self.recover_first(parent)?;
+        let lock = self.lock(parent);
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.home.branch_path(&format!("{child}{}", store::home::NEW));
+        if new.exists() {
+            fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
+        }
+        let made = self.cut_into(parent, child, &new);
+        if made.is_err() {
+            // Best effort: the next start of the daemon sweeps what is left.
+            let _ = fs::remove_dir_all(&new);
+        }
+        made
+    }
+
+    /// How the branch was cut from its parent.
+    ///
+    /// # Errors
+    /// When the branch or its record cannot be read.
+    pub fn cut_info(&self, key: &BranchKey) -> Result<CutInfo, Error> {
+        self.record(key).map(|record| record.info())
+    }
+
+    pub(super) fn record(&self, key: &BranchKey) -> Result<CutRecord, Error> {
+        self.must_exist(key)?;
+        let manifest = self
+            .home
+            .manifest(key.as_str())
+            .context(|| format!("could not read the manifest of branch {key}"))?;
+        CutRecord::decode(key.as_str(), &manifest.note)
+    }
+
+    /// A branch that did not stop cleanly is recovered by PostgreSQL before it is cut.
+    fn recover_first(&self, parent: &BranchKey) -> Result<(), Error> {
+        match self.state(parent)? {
+            ComputeState::Running { .. } => Ok(()),
+            ComputeState::Orphans { pids } => Err(Error::Refused(
+                parent.to_string(),
+                format!("its postmaster is gone but processes {pids:?} live on; wait until they end"),
+            )),
+            ComputeState::Stopped => {
+                self.rebuild_layers(parent)?;
+                if self.control_file(parent)?.state != State::ShutDown {
+                    let server = self.recorded_server(parent)?;
+                    self.start(parent, &server, &StartOptions::default())?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn cut_into(&self, parent: &BranchKey, child: &BranchKey, new: &Path) -> Result<CutInfo, Error> {
+        let parent_record = self.record(parent)?;
+        make_skeleton(new)?;
+        let branch = self.home.open_branch(parent.as_str()).context(|| format!("could not open branch {parent}"))?;
+        let cut = self.cut_open(parent, &parent_record, branch);
+        sys::close(branch);
+        let (prepared, seen) = cut?;
+        let pg_wal = self.data_directory(parent).join("pg_wal");
+        let source = Source {
+            directory: &pg_wal,
+            timeline: seen.control.timeline,
+            segment_size: parent_record.wal_segment_size,
+            redo: seen.control.redo_lsn,
+            tail: seen.tail,
+        };
+        let end = exact_end(&source, seen.mark);
+        assemble(&source, end, &new.join("pgdata/pg_wal"))?;
+        let parent_data = self.data_directory(parent);
+        copy_settings(&parent_data, &new.join("pgdata"))?;
+        let recorded = Recorded::configured(&parent_data)
+            .context(|| format!("could not read the configuration of branch {parent}"))?
+            .max(&Recorded::of_control_file(&seen.control))
+            .max(&parent_record.recorded);
+        self.sync_small_files(&prepared)?;
+        let record = CutRecord {
+            version: 1,
+            parent: Some(parent.to_string()),
+            redo_lsn: seen.control.redo_lsn.0,
+            checkpoint_lsn: seen.control.checkpoint_lsn.0,
+            end_lsn: end.0,
+            timeline: seen.control.timeline,
+            time_us: now_us(),
+            closed_us: seen.closed.as_micros() as u64,
+            drain_us: seen.drain.as_micros() as u64,
+            wal_segment_size: parent_record.wal_segment_size,
+            recorded,
+        };
+        let manifest = self
+            .home
+            .child_manifest(&prepared, record.encode()?)
+            .context(|| format!("could not make the layer of branch {child}"))?;
+        self.publish(child, new, &manifest, &self.recorded_server(parent)?)?;
+        self.sync_behind(&prepared);
+        Ok(record.info())
+    }
+
+    fn cut_open(&self, parent: &BranchKey, record: &CutRecord, branch: Fd) -> Result<(Prepared, Seen), Error> {
+        let stack = Stack::load(self.home.layers(), branch).context(|| format!("could not read the stack of branch {parent}"))?;
+        if !matches!(self.state(parent)?, ComputeState::Running { .. }) {
+            let prepared = self.prepare(parent, None)?;
+            let below = prepared.next.slot;
+            let control = read_control(&stack, below)?;
+            let mark = self.written_end(parent, record, &control)?;
+            let seen = Seen { control, mark, tail: None, drain: Duration::ZERO, closed: Duration::ZERO };
+            return Ok((prepared, seen));
+        }
+        let gate = open_gate(branch).context(|| format!("could not open the gate of branch {parent}"))?;
+        let mut last = GiveUp::Lost;
+        for pause in PAUSES {
+            let prepared = self.prepare(parent, Some(gate.top_slot()))?;
+            match self.cut_once(parent, record, &gate, &stack)? {
+                Ok(seen) => return Ok((prepared, seen)),
+                Err(reason) => last = reason,
+            }
+            std::thread::sleep(pause);
+        }
+        Err(Error::Refused(
+            parent.to_string(),
+            match last {
+                GiveUp::Busy(pid) => format!("process {pid} stays in one call for too long; try again later"),
+                GiveUp::Lost => "its gate was forced open; try again".to_owned(),
+            },
+        ))
+    }
+
+    fn prepare(&self, parent: &BranchKey, top: Option<u32>) -> Result<Prepared, Error> {
+        self.home
+            .prepare_cut(parent.as_str(), top)
+            .context(|| format!("could not prepare a cut of branch {parent}"))
+    }
+
+    fn cut_once(
+        &self,
+        parent: &BranchKey,
+        record: &CutRecord,
+        gate: &Gate,
+        stack: &Stack,
+    ) -> Result<Result<Seen, GiveUp>, Error> {
+        let top = gate.top_slot();
+        let mark = || gate.header().stream_mark.load(std::sync::atomic::Ordering::Acquire);
+        // Also opens the layers, which must not happen while writers wait.
+        let control = read_control(stack, top + 1)?;
+        // Nothing was written since this compute started: its WAL ends where reading it ends.
+        let read_before = match mark() {
+            0 => Some(self.written_end(parent, record, &control)?),
+            _ => None,
+        };
+        gate.wait_for_quiet(PATIENCE, DRAIN_LIMIT);
+        let started = Instant::now();
+        let closed = match gate.close(DRAIN_LIMIT) {
+            Ok(closed) => closed,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let drain = started.elapsed();
+        // From here to the switch writers wait: two small reads.
+        let control = read_control(stack, top + 1)?;
+        let now = match (mark(), read_before) {
+            (0, Some(end)) => end,
+            (0, None) => Lsn(0),
+            (mark, _) => Lsn(mark),
+        };
+        let tail = self.tail_page(parent, record, control.timeline, now)?;
+        Ok(closed.switch().map(|_| {
+            Seen { control, mark: now, tail, drain, closed: started.elapsed() }
+        }))
+    }
+
+    /// The page that holds the byte before `end`.
+    fn tail_page(&self, parent: &BranchKey, record: &CutRecord, timeline: u32, end: Lsn) -> Result<Option<(Lsn, Box<Page>)>, Error> {
+        let position = end.0.saturating_sub(1) / PAGE * PAGE;
+        let pg_wal = self.data_directory(parent).join("pg_wal");
+        let read = read_page(&pg_wal, timeline, record.wal_segment_size, Lsn(position));
+        read.map(|page| page.map(|page| (Lsn(position), page)))
+            .context(|| format!("could not read the WAL of branch {parent}"))
+    }
+
+    /// End of the WAL of a branch that nobody writes to, by reading it from its last checkpoint.
+    fn written_end(&self, key: &BranchKey, record: &CutRecord, control: &ControlFile) -> Result<Lsn, Error> {
+        let pg_wal = self.data_directory(key).join("pg_wal");
+        let size = record.wal_segment_size;
+        let mut read = |lsn: Lsn| read_page(&pg_wal, control.timeline, size, lsn).ok().flatten();
+        wal::end_from(&mut (&mut read as &mut dyn FnMut(Lsn) -> Option<Box<Page>>), control.checkpoint_lsn)
+            .ok_or_else(|| Error::Damaged(format!("branch {key}: no WAL record at its checkpoint {}", control.checkpoint_lsn)))
+    }
+
+    pub(super) fn control_file(&self, key: &BranchKey) -> Result<ControlFile, Error> {
+        let branch = self.home.open_branch(key.as_str()).context(|| format!("could not open branch {key}"))?;
+        let stack = Stack::load(self.home.layers(), branch);
+        sys::close(branch);
+        read_control(&stack.context(|| format!("could not read the stack of branch {key}"))?, u32::MAX)
+    }
+
+    /// Small files of the sealed layer have no full-page image in the WAL: the child must find them
+    /// whole after a power cut.
+    fn sync_small_files(&self, prepared: &Prepared) -> Result<(), Error> {
+        let Some(sealed) = prepared.sealed.last() else { return Ok(()) };
+        let what = || "could not sync the small files of a cut".to_owned();
+        let layer = Layer::open(self.home.layers(), sealed.layer).context(what)?;
+        let Some(arena) = layer.arena() else { return Ok(()) };
+        for number in 0..arena.records() {
+            let flags = arena.record(number).flags.load(std::sync::atomic::Ordering::Acquire);
+            let wanted = arena::LIVE | arena::WHOLE | arena::DIRTY;
+            if flags & wanted == wanted {
+                sync_small_file(&layer, &arena.path(number).context(what)?).context(what)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs and indexes what the cut sealed, while the answer is on its way. Parent and child keep
+    /// the fsync duty until then.
+    fn sync_behind(&self, prepared: &Prepared) {
+        let Some(sealed) = prepared.sealed.last().copied() else { return };
+        let (layers, sealing) = (self.home.layers(), Arc::clone(&self.sealing));
+        let spawned = std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
+            let _one = sealing.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(errno) = seal_layer(layers, sealed.layer) {
+                tracing::warn!(%errno, "a sealed layer could not be synced or indexed yet");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to sync a sealed layer; the next round of maintenance does it");
+        }
+    }
+
+    /// The server that the branch was made for.
+    pub(super) fn recorded_server(&self, key: &BranchKey) -> Result<Server, Error> {
+        let path = self.directory(key).join("server");
+        let text = fs::read(&path).context(|| format!("could not read {}", path.display()))?;
+        let record: ServerRecord = serde_json::from_slice(&text)
+            .map_err(|error| Error::Damaged(format!("{}: {error}", path.display())))?;
+        Ok(Server { bin_dir: record.bin_dir, major: record.major, minor: record.minor })
+    }
+}
+
+fn sync_small_file(layer: &Layer, path: &RelPath) -> store::Result<()> {
+    let fd = match layer.open_file(path, sys::O_RDONLY) {
+        Ok(fd) => fd,
+        Err(store::Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let synced = sys::fsync(fd);
+    sys::close(fd);
+    synced?;
+    seal::sync_directories(layer, path)
+}
+
+fn open_gate(branch: Fd) -> store::Result<Gate> {
+    let fd = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0)?;
+    let gate = Gate::open(fd);
+    sys::close(fd);
+    gate
+}
+
+/// `pg_control` as of the layers below slot `below`.
+fn read_control(stack: &Stack, below: u32) -> Result<ControlFile, Error> {
+    let what = || "could not read pg_control".to_owned();
+    let path = RelPath::new(b"global/pg_control").context(what)?;
+    let located = stack.find_below(below, &path).context(what)?.ok_or_else(|| Error::Damaged("pg_control is missing".to_owned()))?;
+    let fd = located.layer.open_file(&path, sys::O_RDONLY).context(what)?;
+    let mut bytes = vec![0; 8192];
+    let read = sys::pread_full(fd, &mut bytes, 0);
+    sys::close(fd);
+    bytes.truncate(read.context(what)?);
+    ControlFile::parse(&bytes).map_err(|error| Error::Damaged(format!("pg_control: {error}")))
+}
+
+fn read_page(pg_wal: &Path, timeline: u32, segment_size: u64, at: Lsn) -> std::io::Result<Option<Box<Page>>> {
+    let name = segment_name(timeline, at.0 / segment_size, segment_size);
+    let file = match File::open(pg_wal.join(name)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut page = Box::new([0u8; PAGE as usize]);
+    match file.read_exact_at(&mut page[..], at.0 % segment_size) {
+        Ok(()) => Ok(Some(page)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// End of the last whole record below `mark`. A record that the mark cut in two is not replayed in
+/// any case; leaving it out makes the end exact.
+fn exact_end(source: &Source<'_>, mark: Lsn) -> Lsn {
+    let mut read = |at: Lsn| match &source.tail {
+        Some((position, page)) if *position == at => Some(page.clone()),
+        _ if at.0 >= mark.0 => None,
+        _ => read_page(source.directory, source.timeline, source.segment_size, at).ok().flatten(),
+    };
+    let mut read: wal::ReadPage<'_> = &mut read;
+    wal::last_end(&mut read, source.redo, mark).unwrap_or(mark)
+}
+
+/// Configuration is not part of a moment in time: the child gets a copy.
+fn copy_settings(parent: &Path, child: &Path) -> Result<(), Error> {
+    let what = || format!("could not copy the configuration from {}", parent.display());
+    let mut copied: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(parent).context(what)? {
+        let entry = entry.context(what)?;
+        let name = entry.file_name();
+        if entry.file_type().context(what)?.is_file() && name.as_encoded_bytes().ends_with(b".conf") {
+            let target = child.join(&name);
+            fs::copy(entry.path(), &target).context(what)?;
+            copied.push(target);
+        }
+    }
+    copied.iter().try_for_each(|path| sync(path))?;
+    sync(child)
+}

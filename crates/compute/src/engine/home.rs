@@ -1,0 +1,123 @@
+//! The engine's state and its locks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use store::home::Home;
+use store::layer::{Layer, seal};
+
+use super::{BranchKey, Error};
+
+/// The branches of one home.
+pub struct Engine {
+    pub(super) home: Home,
+    pub(super) shim: PathBuf,
+    sockets: PathBuf,
+    /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
+    pub(super) sealing: Arc<Mutex<()>>,
+    locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
+}
+
+impl Engine {
+    /// Opens (and where needed creates) the home, finishes or undoes what a crash left half-done.
+    /// `shim` is the preload library to give to every compute; `sockets` a short directory for
+    /// the computes' unix sockets.
+    ///
+    /// # Errors
+    /// When the home cannot be read or written.
+    pub fn open(home: &Path, shim: &Path, sockets: &Path) -> Result<Engine, Error> {
+        let io = |what: String| move |source| Error::Io { what, source };
+        for directory in [home, sockets] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(io(format!("could not create {}", directory.display())))?;
+        }
+        fs::set_permissions(home, fs::Permissions::from_mode(0o700))
+            .map_err(io(format!("could not restrict {}", home.display())))?;
+        let home = home.canonicalize().map_err(io(format!("could not resolve {}", home.display())))?;
+        let (store, swept) = Home::open(&home)
+            .map_err(|errno| Error::Io { what: format!("could not open the store in {}", home.display()), source: errno.into() })?;
+        for name in &swept.branches {
+            tracing::info!(branch = name, "removed a branch that a crash left half-made or half-removed");
+        }
+        for name in &swept.damaged {
+            tracing::error!(branch = name, "the branch's manifest is damaged; no layer is collected until it is removed");
+        }
+        Ok(Engine { home: store, shim: shim.to_owned(), sockets: sockets.to_owned(), sealing: Arc::default(), locks: Mutex::default() })
+    }
+
+    /// Directory of the compute's unix socket (0700, short enough for a socket path).
+    pub fn socket_dir(&self, key: &BranchKey) -> PathBuf {
+        self.sockets.join(key.as_str())
+    }
+
+    /// The compute's log file.
+    pub fn log_path(&self, key: &BranchKey) -> PathBuf {
+        self.directory(key).join("postgres.log")
+    }
+
+    /// All branches that have data on this host.
+    ///
+    /// # Errors
+    /// When the home cannot be read.
+    pub fn keys(&self) -> Result<Vec<BranchKey>, Error> {
+        let names = self.home.branches().map_err(|errno| self.failed("could not list branches", errno))?;
+        Ok(names.into_iter().filter_map(|name| BranchKey::new(name).ok()).collect())
+    }
+
+    pub(super) fn directory(&self, key: &BranchKey) -> PathBuf {
+        self.home.branch_path(key.as_str())
+    }
+
+    pub(super) fn data_directory(&self, key: &BranchKey) -> PathBuf {
+        self.directory(key).join("pgdata")
+    }
+
+    pub(super) fn exists(&self, key: &BranchKey) -> bool {
+        self.directory(key).join("manifest").exists()
+    }
+
+    pub(super) fn must_exist(&self, key: &BranchKey) -> Result<(), Error> {
+        if self.exists(key) { Ok(()) } else { Err(Error::NotFound(key.to_string())) }
+    }
+
+    /// The lock of a branch: one cut, start, stop or removal at a time.
+    pub(super) fn lock(&self, key: &BranchKey) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(key.clone()).or_default())
+    }
+
+    pub(super) fn failed(&self, what: &str, errno: store::Errno) -> Error {
+        Error::Io { what: what.to_owned(), source: errno.into() }
+    }
+}
+
+/// Attaches what was being done to an I/O error.
+pub(super) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { what: what(), source })
+    }
+}
+
+impl<T> Context<T> for store::Result<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|errno| Error::Io { what: what(), source: errno.into() })
+    }
+}
+
+/// Syncs a sealed layer and gives it its index; nothing to do where it has one.
+pub(super) fn seal_layer(layers: store::sys::Fd, layer: store::layer::LayerId) -> store::Result<()> {
+    seal::rebuild(layers, layer)?;
+    let layer = Layer::open(layers, layer)?;
+    seal::sync_layer(&layer, None)?;
+    seal::build_index(&layer)
+}

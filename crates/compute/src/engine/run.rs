@@ -1,0 +1,190 @@
+//! Starting and stopping the computes of branches.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use store::gate::{FLAG_FRESH, Gate};
+use store::sys;
+
+use super::home::{Context, Engine};
+use super::{BranchKey, ComputeState, Error, StartOptions, StopMode};
+use crate::process;
+use crate::server::Server;
+use crate::settings;
+
+/// WAL between checkpoints, so that a child has little to replay: bounds create-to-first-row at any
+/// size of the database. The price is more full-page images.
+const MAX_WAL_SIZE_MB: u32 = 256;
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Recovery replays at most some [`MAX_WAL_SIZE_MB`], but a slow disk may be busy.
+const START_LIMIT: Duration = Duration::from_secs(300);
+
+impl Engine {
+    /// Starts the compute unless it runs already; returns the postmaster's pid once it accepts
+    /// connections on `socket_dir(key)/.s.PGSQL.5432`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] while processes of an earlier compute live; [`Error::Postgres`] with the
+    /// end of its log when the server does not come up.
+    pub fn start(&self, key: &BranchKey, server: &Server, options: &StartOptions) -> Result<i32, Error> {
+        self.must_exist(key)?;
+        let lock = self.lock(key);
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.state(key)? {
+            ComputeState::Running { pid } => return Ok(pid),
+            ComputeState::Orphans { pids } => {
+                return Err(Error::Refused(
+                    key.to_string(),
+                    format!("its postmaster is gone but processes {pids:?} of it still run; wait until they end or kill them"),
+                ));
+            }
+            ComputeState::Stopped => {}
+        }
+        self.rebuild_layers(key)?;
+        let data = self.data_directory(key);
+        process::remove_stale_shared_memory(&data)
+            .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))?;
+        let fresh = self.make_gate(key)?;
+        let pid = self.spawn(key, server, options)?;
+        if fresh {
+            self.clear_fresh(key)?;
+        }
+        Ok(pid)
+    }
+
+    /// A new gate for a new incarnation; whether this is the first start of a child.
+    fn make_gate(&self, key: &BranchKey) -> Result<bool, Error> {
+        let what = || format!("could not make the gate of branch {key}");
+        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        let marker = self.directory(key).join("started");
+        let fresh = self.record(key)?.parent.is_some() && !marker.exists();
+        if fresh {
+            fs::write(&marker, b"").context(|| format!("could not write {}", marker.display()))?;
+        }
+        let branch = self.home.open_branch(key.as_str()).context(what)?;
+        let flags = sys::O_RDWR | sys::O_CREAT | sys::O_CLOEXEC;
+        let gate = sys::openat(branch, c"gate", flags, 0o600).and_then(|fd| {
+            let gate = Gate::create(fd, manifest.top().slot, if fresh { FLAG_FRESH } else { 0 });
+            sys::close(fd);
+            gate
+        });
+        sys::close(branch);
+        gate.context(what)?;
+        Ok(fresh)
+    }
+
+    fn clear_fresh(&self, key: &BranchKey) -> Result<(), Error> {
+        let what = || format!("could not open the gate of branch {key}");
+        let branch = self.home.open_branch(key.as_str()).context(what)?;
+        let gate = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0).and_then(|fd| {
+            let gate = Gate::open(fd);
+            sys::close(fd);
+            gate
+        });
+        sys::close(branch);
+        gate.context(what)?.header().flags.store(0, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    fn spawn(&self, key: &BranchKey, server: &Server, options: &StartOptions) -> Result<i32, Error> {
+        let record = self.record(key)?;
+        let sockets = self.socket_dir(key);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&sockets)
+            .context(|| format!("could not create {}", sockets.display()))?;
+        let data = self.data_directory(key);
+        let input = settings::ForcedInput {
+            data_dir: &data,
+            socket_dir: &sockets,
+            logical: true,
+            child: record.parent.is_some(),
+            first_start: options.first_start,
+        };
+        let recorded = settings::Recorded::configured(&data)
+            .context(|| format!("could not read the configuration of branch {key}"))?
+            .max(&record.recorded);
+        let (settings, refused) =
+            settings::command_line(server.major, &input, &recorded, &defaults(), &options.settings);
+        for name in refused {
+            tracing::warn!(branch = %key, name, "this setting is decided by the engine and was not taken");
+        }
+        let directory = self.directory(key);
+        let env = vec![
+            ("LD_PRELOAD".into(), self.shim.clone().into_os_string()),
+            ("ANABRANCH_SHIM_BRANCH".into(), directory.into_os_string()),
+            ("ANABRANCH_SHIM_LAYERS".into(), self.home.layers_path().into_os_string()),
+            ("ANABRANCH_SHIM_WAL_SEGMENT".into(), record.wal_segment_size.to_string().into()),
+        ];
+        let spec = process::SpawnSpec {
+            server: server.clone(),
+            data_dir: data,
+            settings,
+            env,
+            log: self.log_path(key),
+            run_as: None,
+            limit: START_LIMIT,
+        };
+        process::spawn(&spec)
+            .map(|spawned| spawned.pid)
+            .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))
+    }
+
+    /// Stops the compute; no error if it is not running.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&self, key: &BranchKey, mode: StopMode) -> Result<(), Error> {
+        let lock = self.lock(key);
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stop_locked(key, mode)
+    }
+
+    pub(super) fn stop_locked(&self, key: &BranchKey, mode: StopMode) -> Result<(), Error> {
+        let data = self.data_directory(key);
+        if self.state(key)? == ComputeState::Stopped {
+            return Ok(());
+        }
+        let failed = |error: process::Error| Error::Postgres(format!("branch {key}: {error}"));
+        match mode {
+            StopMode::Fast => process::stop_fast(&data, STOP_LIMIT).map_err(failed),
+            StopMode::Kill => process::kill_all(&data).map_err(failed),
+        }
+    }
+
+    /// What is running for the branch.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub fn state(&self, key: &BranchKey) -> Result<ComputeState, Error> {
+        let data = self.data_directory(key);
+        let processes =
+            process::processes_of(&data).map_err(|error| Error::Postgres(format!("branch {key}: {error}")))?;
+        if let Some(postmaster) = processes.iter().find(|process| process.is_postmaster) {
+            return Ok(ComputeState::Running { pid: postmaster.pid });
+        }
+        let pids: Vec<i32> =
+            processes.iter().filter(|process| process.is_server).map(|process| process.pid).collect();
+        Ok(if pids.is_empty() { ComputeState::Stopped } else { ComputeState::Orphans { pids } })
+    }
+
+    /// After a restart of the machine: arenas of the branch's layers are made again from what is
+    /// durable.
+    pub(super) fn rebuild_layers(&self, key: &BranchKey) -> Result<(), Error> {
+        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        for entry in &manifest.entries {
+            store::layer::seal::rebuild(self.home.layers(), entry.layer)
+                .context(|| format!("branch {key}: could not rebuild layer {:x}", entry.layer))?;
+        }
+        Ok(())
+    }
+}
+
+/// Values that we choose differently from PostgreSQL; the user's configuration files rank below the
+/// command line, so these are few.
+fn defaults() -> settings::Settings {
+    vec![("max_wal_size".to_owned(), format!("{MAX_WAL_SIZE_MB}MB"))]
+}

@@ -1,0 +1,247 @@
+//! What callers ask for: validated as a whole, written as intent, then carried out.
+
+mod branches;
+mod connect;
+mod endpoints;
+pub mod expiry;
+mod operations;
+mod projects;
+mod shutdown;
+mod status;
+
+use std::collections::HashSet;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use compute::engine::{BranchKey, Engine};
+use compute::server::Server;
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::Connection;
+
+use crate::clock::{Clock, Random, new_uid, new_uuid};
+use crate::computes::Computes;
+use crate::db::{Db, audit, settings};
+use crate::error::{Error, Refusal};
+use crate::keys::KeyStore;
+use crate::listener::Listeners;
+use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
+use crate::reconcile::Watch;
+
+pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+pub use connect::{ConnectionInfo, Wake};
+pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
+pub use operations::{OperationView, Target};
+pub use projects::{NewProject, ProjectView};
+pub use status::{ComputeLine, Status, UsageView};
+
+/// How long a call waits for its operation before it answers "not done yet".
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What the control plane is told at start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The home directory; exists.
+    pub home: PathBuf,
+    /// Port that endpoints listen on; 0 lets the kernel choose (for tests).
+    pub pg_port: u16,
+    /// Owner of the home, where it has none yet.
+    pub owner: String,
+    /// How long deleted data is kept; none means the usual rules.
+    pub delete_grace: Option<SignedDuration>,
+    /// Pause between two rounds of reconciliation.
+    pub round: Duration,
+}
+
+/// The control plane of one home.
+pub struct Control {
+    pub(crate) settings: Settings,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) server: Server,
+    pub(crate) db: Db,
+    pub(crate) keys: KeyStore,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) computes: Computes,
+    pub(crate) listeners: Listeners,
+    pub(crate) watch: Watch,
+    owner: String,
+    busy: Mutex<HashSet<String>>,
+}
+
+/// The right to carry out changes on one branch or project, for one task at a time.
+pub(crate) struct Claim {
+    control: Arc<Control>,
+    uid: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.control.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
+}
+
+impl Control {
+    /// Opens the metadata of a home. Nothing runs until [`Control::run`].
+    ///
+    /// # Errors
+    /// The database or the key directory cannot be used.
+    pub fn open(
+        settings: Settings,
+        engine: Arc<Engine>,
+        server: Server,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Arc<Control>, Error> {
+        let path = settings.home.join("meta.db");
+        // Made by us first, so that nobody else may read it: SQLite would follow the umask.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| Error::io(format!("cannot open {}", path.display()), source))?;
+        let db = Db::open(&path)?;
+        let owner = db.write(|tx| match settings::get(tx, settings::OWNER)? {
+            Some(owner) => Ok(owner),
+            None => {
+                settings::set(tx, settings::OWNER, &settings.owner)?;
+                Ok(settings.owner.clone())
+            }
+        })?;
+        Ok(Arc::new(Control {
+            keys: KeyStore::open(settings.home.join("keys"))?,
+            settings,
+            engine,
+            server,
+            db,
+            clock,
+            random,
+            computes: Computes::default(),
+            listeners: Listeners::default(),
+            watch: Watch::default(),
+            owner,
+            busy: Mutex::default(),
+        }))
+    }
+
+    /// Name of the principal that owns this home.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The time by this control plane's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Runs `work` where blocking is allowed.
+    pub(crate) async fn blocking<T, W>(self: &Arc<Self>, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Arc<Control>) -> Result<T, Error> + Send + 'static,
+    {
+        let control = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&control))
+            .await
+            .map_err(|error| Error::Internal(format!("a task ended early: {error}")))?
+    }
+
+    /// Claims a branch or project; none if another task works on it.
+    pub(crate) fn claim(self: &Arc<Self>, uid: &str) -> Option<Claim> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.insert(uid.to_owned()).then(|| Claim { control: Arc::clone(self), uid: uid.to_owned() })
+    }
+
+    pub(crate) fn new_uid(&self, prefix: &str) -> Result<String, Error> {
+        new_uid(&*self.random, prefix).map_err(no_randomness)
+    }
+
+    pub(crate) fn new_uuid(&self) -> Result<String, Error> {
+        new_uuid(&*self.random).map_err(no_randomness)
+    }
+
+    pub(crate) fn new_secret(&self) -> Result<String, Error> {
+        crate::clock::new_secret(&*self.random).map_err(no_randomness)
+    }
+
+    /// An operation that begins now.
+    pub(crate) fn new_operation(
+        &self,
+        principal: &Principal,
+        verb: Verb,
+        kind: Kind,
+        resource: &str,
+        target: &str,
+    ) -> Result<Operation, Error> {
+        Ok(Operation {
+            uid: self.new_uuid()?,
+            resource: resource.to_owned(),
+            kind,
+            target: target.to_owned(),
+            verb,
+            principal: principal.clone(),
+            outcome: Outcome::Running,
+            create_time: self.clock.now(),
+        })
+    }
+
+    /// Appends to the audit log.
+    pub(crate) fn note(
+        &self,
+        connection: &Connection,
+        principal: &Principal,
+        action: &str,
+        target: &str,
+        result: &str,
+        detail: &str,
+    ) -> Result<(), Error> {
+        let entry = AuditEntry {
+            time: self.clock.now(),
+            principal: principal.clone(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            result: result.to_owned(),
+            detail: detail.to_owned(),
+        };
+        audit::append(connection, &entry)
+    }
+
+    /// Records a change that was asked for and not begun, and passes the outcome on.
+    pub(crate) fn note_refusal<T>(
+        &self,
+        principal: &Principal,
+        action: &str,
+        target: &str,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(error) = &outcome {
+            let result = if matches!(error, Error::Refused { .. }) { "refused" } else { "failed" };
+            self.db.write(|tx| self.note(tx, principal, action, target, result, &error.to_string()))?;
+        }
+        outcome
+    }
+
+    /// The last `limit` lines of the audit log, newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn audit_log(self: &Arc<Self>, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+        self.blocking(move |control| control.db.read(|c| audit::latest(c, limit))).await
+    }
+}
+
+/// The engine's name for a branch's data.
+pub(crate) fn key_of(branch: &str) -> Result<BranchKey, Error> {
+    BranchKey::new(branch).map_err(|text| Error::Internal(format!("{text:?} is no branch uid")))
+}
+
+/// A missing thing, in the contract's words; the trace id lets support find the request.
+pub(crate) fn not_found(noun: &str) -> Error {
+    Error::refused(Refusal::NotFound, format!("{noun} id not found"))
+}
+
+fn no_randomness(source: std::io::Error) -> Error {
+    Error::io("cannot read random bytes", source)
+}

@@ -1,0 +1,65 @@
+//! The end of the daemon.
+
+use std::sync::Arc;
+
+use compute::engine::StopMode;
+
+use super::{Control, key_of};
+use crate::error::Error;
+
+impl Control {
+    /// Lets nobody new in, and stops the computes unless they are to be kept. Those that are kept
+    /// are adopted by the next daemon.
+    ///
+    /// # Errors
+    /// A compute could not be stopped.
+    pub async fn shut_down(self: &Arc<Self>, keep_computes: bool) -> Result<(), Error> {
+        self.watch.stop();
+        self.listeners.close_all();
+        if keep_computes {
+            return Ok(());
+        }
+        let keys = self.blocking(|control| Ok(control.engine.keys()?)).await?;
+        let mut stopping = tokio::task::JoinSet::new();
+        for key in keys {
+            let control = Arc::clone(self);
+            stopping.spawn(async move {
+                let _turn = control.computes.turn(key.as_str()).await;
+                control.blocking(move |control| Ok(control.engine.stop(&key, StopMode::Fast)?)).await
+            });
+        }
+        let mut result = Ok(());
+        while let Some(outcome) = stopping.join_next().await {
+            let outcome = outcome.map_err(|error| Error::Internal(error.to_string())).and_then(|inner| inner);
+            if let Err(error) = outcome {
+                tracing::error!(%error, "a compute did not stop");
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// Stops a deleted branch for good, and frees its data where that is due.
+    pub(crate) async fn retire_branch(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let Some(_claim) = self.claim(branch) else { return Ok(()) };
+        self.close_endpoints(branch).await?;
+        let _turn = self.computes.turn(branch).await;
+        let key = key_of(branch)?;
+        self.blocking(move |control| {
+            let due = control.db.read(|c| {
+                let row = crate::db::branches::by_uid(c, key.as_str())?;
+                Ok(row.map(|branch| branch.purge_time.is_some_and(|due| due <= control.clock.now())))
+            })?;
+            match due {
+                Some(true) => {
+                    // First the data, then the row that says it must go.
+                    control.undo_branch_files(key.as_str())?;
+                    control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))
+                }
+                Some(false) => Ok(control.engine.stop(&key, StopMode::Fast)?),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,168 @@
+//! What runs, and what it occupies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use compute::engine::{ComputeState, Usage};
+use jiff::Timestamp;
+
+use super::branches::{branch_name, live_branch};
+use super::{Control, key_of};
+use crate::db::{branches, endpoints, projects};
+use crate::error::Error;
+use crate::model::{Address, Principal, State};
+
+/// The daemon at a glance.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its home directory.
+    pub home: PathBuf,
+    /// Owner of the home.
+    pub owner: String,
+    /// PostgreSQL version, e.g. `17.10`.
+    pub postgres: String,
+    /// Where that PostgreSQL lies.
+    pub postgres_dir: PathBuf,
+    /// Number of projects.
+    pub projects: usize,
+    /// Every branch with its compute.
+    pub computes: Vec<ComputeLine>,
+    /// What people should know, e.g. that the usual port was taken.
+    pub warnings: Vec<String>,
+}
+
+/// One branch in the status.
+#[derive(Debug, Clone)]
+pub struct ComputeLine {
+    /// Identifier of the project.
+    pub project: String,
+    /// Identifier of the branch.
+    pub branch: String,
+    /// Process id of the postmaster, while it runs.
+    pub pid: Option<i32>,
+    /// Where clients connect.
+    pub address: Option<Address>,
+    /// When somebody last connected, since the daemon started.
+    pub last_active: Option<Timestamp>,
+}
+
+/// Space of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageView {
+    /// Bytes that only this branch uses.
+    pub own_bytes: u64,
+    /// Bytes of layers shared with other branches.
+    pub shared_bytes: u64,
+}
+
+impl From<Usage> for UsageView {
+    fn from(usage: Usage) -> Self {
+        UsageView { own_bytes: usage.own_bytes, shared_bytes: usage.shared_bytes }
+    }
+}
+
+impl Control {
+    /// What runs.
+    ///
+    /// # Errors
+    /// The database or the engine failed.
+    pub async fn status(self: &Arc<Self>) -> Result<Status, Error> {
+        self.blocking(|control| {
+            let rows = control.db.read(|c| {
+                let mut rows = Vec::new();
+                let all = projects::list(c, false)?;
+                for project in &all {
+                    for branch in branches::list(c, &project.uid, false)? {
+                        let address =
+                            endpoints::list(c, &branch.uid)?.into_iter().find_map(|endpoint| endpoint.address);
+                        rows.push((project.id.clone(), branch, address));
+                    }
+                }
+                Ok((all.len(), rows))
+            })?;
+            let (projects, rows) = rows;
+            let mut computes = Vec::new();
+            for (project, branch, address) in rows {
+                if branch.state != State::Ready {
+                    continue;
+                }
+                let pid = match control.engine.state(&key_of(&branch.uid)?)? {
+                    ComputeState::Running { pid } => Some(pid),
+                    ComputeState::Stopped | ComputeState::Orphans { .. } => None,
+                };
+                let last_active = control.computes.last_active(&branch.uid);
+                computes.push(ComputeLine { project, branch: branch.id, pid, address, last_active });
+            }
+            Ok(Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                home: control.settings.home.clone(),
+                owner: control.owner().to_owned(),
+                postgres: format!("{}.{}", control.server.major, control.server.minor),
+                postgres_dir: control.server.bin_dir.clone(),
+                projects,
+                warnings: control.warnings(&computes),
+                computes,
+            })
+        })
+        .await
+    }
+
+    fn warnings(&self, computes: &[ComputeLine]) -> Vec<String> {
+        let wanted = self.settings.pg_port;
+        let moved = computes.iter().filter_map(|line| line.address).find(|address| address.port != wanted);
+        match moved {
+            Some(address) if wanted != 0 => vec![format!(
+                "port {wanted} was taken, some branches listen on others (e.g. {}:{}); \
+                 programs that assume {wanted} do not find them",
+                address.host, address.port
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Space of a branch.
+    ///
+    /// # Errors
+    /// There is no such branch.
+    pub async fn usage(self: &Arc<Self>, project: String, branch: String) -> Result<UsageView, Error> {
+        self.blocking(move |control| {
+            let (_, branch) = control.db.read(|c| live_branch(c, &project, &branch))?;
+            Ok(control.engine.usage(&key_of(&branch.uid)?)?.into())
+        })
+        .await
+    }
+
+    /// Writes a branch as a plain data directory that any PostgreSQL of its version starts.
+    /// `progress` gets bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// There is no such branch, or the directory cannot be written or is not empty.
+    pub async fn export(
+        self: &Arc<Self>,
+        principal: Principal,
+        project: String,
+        branch: String,
+        dir: PathBuf,
+        mut progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.blocking(move |control| {
+            let target = branch_name(&project, &branch);
+            let (_, row) = control.db.read(|c| live_branch(c, &project, &branch))?;
+            let outcome = control.engine.export(&key_of(&row.uid)?, &dir, &mut progress).map_err(Error::from);
+            let outcome = control.note_refusal(&principal, "branch.export", &target, outcome);
+            if outcome.is_ok() {
+                let detail = dir.display().to_string();
+                control
+                    .db
+                    .write(|tx| control.note(tx, &principal, "branch.export", &target, "done", &detail))?;
+            }
+            outcome
+        })
+        .await
+    }
+}

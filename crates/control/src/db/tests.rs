@@ -1,0 +1,258 @@
+use jiff::{SignedDuration, Timestamp};
+
+use super::*;
+use crate::model::*;
+
+struct Fixture {
+    dir: std::path::PathBuf,
+}
+
+impl Fixture {
+    fn new(name: &str) -> Fixture {
+        let dir = std::env::temp_dir().join(format!("ana-db-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Fixture { dir }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.join("meta.db")
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn project() -> Project {
+    Project {
+        uid: "p1".into(),
+        id: "shop".into(),
+        display_name: "Shop".into(),
+        owner: "ana@example.org".into(),
+        state: State::Ready,
+        server: ServerRecord { bin_dir: "/usr/lib/postgresql/17/bin".into(), major: 17, minor: 10 },
+        compute: ComputeSettings::default(),
+        history_seconds: 604_800.0,
+        default_branch: "br-a".into(),
+        create_time: at(0),
+        update_time: at(1),
+        delete_time: None,
+        purge_time: None,
+    }
+}
+
+fn branch(uid: &str, id: &str) -> Branch {
+    Branch {
+        uid: uid.into(),
+        project: "p1".into(),
+        id: id.into(),
+        given_name: Some("feature/X".into()),
+        source: Some(Source {
+            branch: "br-a".into(),
+            branch_id: "production".into(),
+            lsn: Some("0/1A2B3C4".into()),
+            time: Some(at(2)),
+            fate: None,
+        }),
+        state: State::Ready,
+        state_change_time: at(3),
+        prepared: false,
+        is_protected: false,
+        expire_time: Some(at(100)),
+        create_time: at(4),
+        update_time: at(5),
+        delete_time: None,
+        purge_time: None,
+    }
+}
+
+fn endpoint(uid: &str, branch: &str) -> Endpoint {
+    Endpoint {
+        uid: uid.into(),
+        branch: branch.into(),
+        id: PRIMARY.into(),
+        compute: ComputeSettings::default(),
+        disabled: false,
+        address: Some(Address { host: "127.64.0.7".parse().unwrap(), port: 5432 }),
+        create_time: at(4),
+        update_time: at(5),
+    }
+}
+
+#[test]
+fn rows_come_back_as_they_went_in_also_after_reopening() {
+    let fixture = Fixture::new("round-trip");
+    let (project, branch, endpoint) = (project(), branch("br-b", "dev"), endpoint("ep-1", "br-b"));
+    let operation = Operation {
+        uid: "o1".into(),
+        resource: "projects/shop/branches/dev".into(),
+        kind: Kind::Branch,
+        target: "br-b".into(),
+        verb: Verb::Create,
+        principal: Principal { name: "bot".into(), kind: PrincipalKind::Agent },
+        outcome: Outcome::Running,
+        create_time: at(6),
+    };
+    let db = Db::open(&fixture.path()).unwrap();
+    db.write(|tx| {
+        projects::insert(tx, &project)?;
+        branches::insert(tx, &branch)?;
+        endpoints::insert(tx, &endpoint)?;
+        operations::insert(tx, &operation)
+    })
+    .unwrap();
+    drop(db);
+
+    let db = Db::open(&fixture.path()).unwrap();
+    db.read(|c| {
+        assert_eq!(projects::by_id(c, "shop")?.unwrap(), project);
+        assert_eq!(branches::by_id(c, "p1", "dev")?.unwrap(), branch);
+        assert_eq!(endpoints::by_id(c, "br-b", PRIMARY)?.unwrap(), endpoint);
+        assert_eq!(operations::get(c, &operation.resource, "o1")?.unwrap(), operation);
+        assert_eq!(operations::get(c, "projects/shop", "o1")?, None);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing() {
+    let fixture = Fixture::new("rollback");
+    let db = Db::open(&fixture.path()).unwrap();
+    let result: Result<(), Error> = db.write(|tx| {
+        projects::insert(tx, &project())?;
+        Err(Error::invalid("no"))
+    });
+    assert!(result.is_err());
+    assert!(db.read(|c| projects::list(c, true)).unwrap().is_empty());
+}
+
+#[test]
+fn a_name_is_taken_while_live_and_free_once_deleted() {
+    let fixture = Fixture::new("names");
+    let db = Db::open(&fixture.path()).unwrap();
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        branches::insert(tx, &branch("br-1", "dev"))
+    })
+    .unwrap();
+    assert!(db.write(|tx| branches::insert(tx, &branch("br-2", "dev"))).is_err());
+
+    let mut deleted = branch("br-1", "dev");
+    deleted.state = State::Deleted;
+    deleted.delete_time = Some(at(50));
+    deleted.purge_time = Some(at(60));
+    db.write(|tx| {
+        branches::update(tx, &deleted)?;
+        branches::insert(tx, &branch("br-2", "dev"))
+    })
+    .unwrap();
+    db.read(|c| {
+        assert_eq!(branches::by_id(c, "p1", "dev")?.unwrap().uid, "br-2");
+        assert_eq!(branches::list(c, "p1", false)?.len(), 1);
+        assert_eq!(branches::list(c, "p1", true)?.len(), 2);
+        assert!(branches::purgeable(c, at(59))?.is_empty());
+        assert_eq!(branches::purgeable(c, at(60))?[0].uid, "br-1");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn expiry_is_a_matter_of_the_given_time() {
+    let fixture = Fixture::new("expiry");
+    let db = Db::open(&fixture.path()).unwrap();
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        branches::insert(tx, &branch("br-1", "dev"))
+    })
+    .unwrap();
+    let before = at(100) - SignedDuration::from_micros(1);
+    assert!(db.read(|c| branches::expired(c, before)).unwrap().is_empty());
+    assert_eq!(db.read(|c| branches::expired(c, at(100))).unwrap().len(), 1);
+}
+
+#[test]
+fn a_protected_branch_cannot_have_an_expiry_even_by_mistake() {
+    let fixture = Fixture::new("protected");
+    let db = Db::open(&fixture.path()).unwrap();
+    let mut wrong = branch("br-1", "dev");
+    wrong.is_protected = true;
+    let result = db.write(|tx| {
+        projects::insert(tx, &project())?;
+        branches::insert(tx, &wrong)
+    });
+    assert!(result.is_err());
+}
+
+#[test]
+fn removing_a_branch_removes_its_endpoints_and_keeps_its_children() {
+    let fixture = Fixture::new("remove");
+    let db = Db::open(&fixture.path()).unwrap();
+    let mut child = branch("br-c", "child");
+    child.source = Some(Source {
+        branch: "br-1".into(),
+        branch_id: "dev".into(),
+        lsn: None,
+        time: None,
+        fate: None,
+    });
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        branches::insert(tx, &branch("br-1", "dev"))?;
+        branches::insert(tx, &child)?;
+        endpoints::insert(tx, &endpoint("ep-1", "br-1"))?;
+        branches::tell_children(tx, "br-1", Some("expired"))?;
+        branches::remove(tx, "br-1")
+    })
+    .unwrap();
+    db.read(|c| {
+        assert_eq!(endpoints::by_uid(c, "ep-1")?, None);
+        let child = branches::by_uid(c, "br-c")?.unwrap();
+        assert_eq!(child.source.unwrap().fate.as_deref(), Some("expired"));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_audit_log_only_grows() {
+    let fixture = Fixture::new("audit");
+    let db = Db::open(&fixture.path()).unwrap();
+    let entry = AuditEntry {
+        time: at(0),
+        principal: Principal::daemon(),
+        action: "branch.create".into(),
+        target: "projects/shop/branches/dev".into(),
+        result: "done".into(),
+        detail: String::new(),
+    };
+    db.write(|tx| audit::append(tx, &entry)).unwrap();
+    assert_eq!(db.read(|c| audit::latest(c, 10)).unwrap(), [entry]);
+    for sql in ["DELETE FROM audit", "UPDATE audit SET principal = 'x'"] {
+        assert!(db.write(|tx| Ok(tx.execute(sql, [])?)).is_err(), "{sql}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let fixture = Fixture::new("newer");
+    drop(Db::open(&fixture.path()).unwrap());
+    let raw = Connection::open(fixture.path()).unwrap();
+    raw.pragma_update(None, "user_version", 999).unwrap();
+    drop(raw);
+    let text = match Db::open(&fixture.path()) {
+        Ok(_) => panic!("a newer format was opened"),
+        Err(error) => error.to_string(),
+    };
+    assert!(text.contains("format 999"), "{text}");
+    let raw = Connection::open(fixture.path()).unwrap();
+    let version: i64 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 999);
+}

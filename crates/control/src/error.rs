@@ -1,0 +1,102 @@
+//! Why the control plane said no.
+
+/// The kind of a refusal; the HTTP layer turns it into a status and a code in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A value in the request is wrong.
+    InvalidParameter,
+    /// The request is well formed, but not possible here.
+    BadRequest,
+    /// The thing lives and dies with its parent.
+    ManagedByParent,
+    /// There is no such thing.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// The thing is being changed by somebody else; try again.
+    Busy,
+    /// This version does not do it.
+    NotImplemented,
+}
+
+/// What stopped a call.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller can do something about it.
+    #[error("{message}")]
+    Refused {
+        /// What kind.
+        refusal: Refusal,
+        /// One line: what was wrong, with what.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
+    /// The engine could not do it.
+    #[error(transparent)]
+    Engine(#[from] compute::engine::Error),
+    /// The metadata database failed.
+    #[error("metadata: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// A file or socket of ours failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// PostgreSQL did not do what it was asked to.
+    #[error("{what}: {}", describe_postgres(source))]
+    Postgres {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        source: tokio_postgres::Error,
+    },
+    /// Something that must not happen; the text says where.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// The server's own message where there is one: the driver's text alone only says "db error".
+fn describe_postgres(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+impl Error {
+    /// A refusal without a hint.
+    pub fn refused(refusal: Refusal, message: impl Into<String>) -> Error {
+        Error::Refused { refusal, message: message.into(), hint: None }
+    }
+
+    /// A value that the request must not have.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::refused(Refusal::InvalidParameter, message)
+    }
+
+    /// The same error with a hint, where it is a refusal.
+    #[must_use]
+    pub fn with_hint(self, text: impl Into<String>) -> Error {
+        match self {
+            Error::Refused { refusal, message, .. } => {
+                Error::Refused { refusal, message, hint: Some(text.into()) }
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Error {
+        Error::Io { what: what.into(), source }
+    }
+
+    pub(crate) fn postgres(what: impl Into<String>, source: tokio_postgres::Error) -> Error {
+        Error::Postgres { what: what.into(), source }
+    }
+}

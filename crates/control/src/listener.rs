@@ -1,0 +1,241 @@
+//! The address of each endpoint: a listener that starts the compute and passes bytes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::app::Control;
+use crate::db::{branches, endpoints};
+use crate::error::Error;
+use crate::model::{Address, Endpoint};
+use crate::names::short_hash;
+use crate::startup;
+
+/// Endpoints get addresses out of 127.64.0.0/10, each its own, so that all can have the usual port.
+const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
+const ADDRESS_BITS: u32 = 22;
+
+/// So many addresses are tried with one port before the next port: where they all are taken,
+/// somebody listens on every address.
+const ADDRESSES_PER_PORT: usize = 64;
+const PORTS: u16 = 64;
+
+/// Bytes passed at once in each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// Open listeners by endpoint.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    open: Mutex<HashMap<String, Listening>>,
+}
+
+struct Listening {
+    address: Address,
+    task: JoinHandle<()>,
+}
+
+impl Listeners {
+    fn address(&self, endpoint: &str) -> Option<Address> {
+        self.lock().get(endpoint).map(|listening| listening.address)
+    }
+
+    fn close(&self, endpoint: &str) {
+        if let Some(listening) = self.lock().remove(endpoint) {
+            listening.task.abort();
+        }
+    }
+
+    pub fn close_all(&self) {
+        for (_, listening) in self.lock().drain() {
+            listening.task.abort();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Listening>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Control {
+    /// Listens for every endpoint of a branch that is not listened for yet.
+    pub(crate) async fn open_endpoints(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let uid = branch.to_owned();
+        let (rows, taken) = self
+            .blocking(move |control| {
+                control.db.read(|c| Ok((endpoints::list(c, &uid)?, endpoints::addresses(c)?)))
+            })
+            .await?;
+        for endpoint in rows {
+            if self.listeners.address(&endpoint.uid).is_none() {
+                self.open_endpoint(endpoint, &taken).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_endpoint(self: &Arc<Self>, mut endpoint: Endpoint, taken: &[Address]) -> Result<(), Error> {
+        let (listener, address) = self.bind(endpoint.address, taken).await?;
+        if endpoint.address != Some(address) {
+            if let Some(before) = endpoint.address {
+                tracing::warn!(endpoint = endpoint.uid, %before.host, before.port, %address.host, address.port,
+                    "the endpoint's address was taken; it has a new one");
+            }
+            endpoint.address = Some(address);
+            let row = endpoint.clone();
+            self.blocking(move |control| control.db.write(|tx| endpoints::update(tx, &row))).await?;
+        }
+        let task = tokio::spawn(accept(Arc::clone(self), listener, endpoint.branch.clone()));
+        let listening = Listening { address, task };
+        if let Some(earlier) = self.listeners.lock().insert(endpoint.uid, listening) {
+            earlier.task.abort();
+        }
+        Ok(())
+    }
+
+    async fn bind(&self, kept: Option<Address>, taken: &[Address]) -> Result<(TcpListener, Address), Error> {
+        let mut last = None;
+        for (host, port) in candidates(&self.settings.home, self.settings.pg_port, kept, taken) {
+            match TcpListener::bind(SocketAddr::new(host, port)).await {
+                Ok(listener) => {
+                    let port = listener
+                        .local_addr()
+                        .map_err(|source| Error::io("cannot read a listener's address", source))?
+                        .port();
+                    return Ok((listener, Address { host, port }));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let source = last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into());
+        Err(Error::io("cannot listen on any loopback address for PostgreSQL", source))
+    }
+
+    /// Stops listening for a branch. Connections end with its compute.
+    pub(crate) async fn close_endpoints(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let uid = branch.to_owned();
+        let rows = self.blocking(move |control| control.db.read(|c| endpoints::list(c, &uid))).await?;
+        for endpoint in rows {
+            self.listeners.close(&endpoint.uid);
+        }
+        Ok(())
+    }
+}
+
+/// Addresses to try, best first: the kept one, then new ones from an offset that differs by home,
+/// so that daemons of several homes seldom meet.
+fn candidates(
+    home: &Path,
+    port: u16,
+    kept: Option<Address>,
+    taken: &[Address],
+) -> impl Iterator<Item = (IpAddr, u16)> {
+    let offset = short_hash(home.as_os_str().as_bytes());
+    let ports = if port == 0 { 0..=0 } else { port..=port.saturating_add(PORTS) };
+    let fresh = ports.flat_map(move |port| {
+        let usable = (0u32..).map(move |step| offset.wrapping_add(step) % (1 << ADDRESS_BITS)).filter(is_usable);
+        usable
+            .map(move |place| (IpAddr::V4(Ipv4Addr::from(FIRST_ADDRESS + place)), port))
+            .filter(move |(host, port)| {
+                !taken.iter().any(|other| other.host == *host && (other.port == *port || *port == 0))
+            })
+            .take(ADDRESSES_PER_PORT)
+    });
+    kept.map(|address| (address.host, address.port)).into_iter().chain(fresh)
+}
+
+/// Leaves out what looks like a network's or broadcast address: some programs refuse those.
+fn is_usable(place: &u32) -> bool {
+    !matches!(place & 0xff, 0 | 0xff)
+}
+
+async fn accept(control: Arc<Control>, listener: TcpListener, branch: String) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                tokio::spawn(serve(Arc::clone(&control), client, branch.clone()));
+            }
+            Err(error) => {
+                // Usually out of descriptors: some will be given back soon.
+                tracing::warn!(%error, branch, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Passes bytes between a client and its branch's server until both sides are done.
+async fn serve(control: Arc<Control>, mut client: TcpStream, branch: String) {
+    if let Err(error) = client.set_nodelay(true) {
+        tracing::debug!(%error, "a client left at once");
+        return;
+    }
+    match control.connect(&branch).await {
+        Ok(mut server) => {
+            // Errors here are connections that broke: both ends notice by themselves.
+            let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, branch, "a connection was turned away");
+            let name = control.name_of(&branch).await.unwrap_or(branch);
+            let message = format!("branch \"{name}\" cannot be reached: {error}");
+            let hint = "the branch's log and `ana status` say more";
+            startup::refuse(&mut client, startup::CANNOT_CONNECT_NOW, &message, Some(hint)).await;
+        }
+    }
+}
+
+impl Control {
+    async fn name_of(self: &Arc<Self>, branch: &str) -> Option<String> {
+        let uid = branch.to_owned();
+        let row = self.blocking(move |control| control.db.read(|c| branches::by_uid(c, &uid))).await.ok()?;
+        row.map(|branch| branch.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(host: &str, port: u16) -> Address {
+        Address { host: host.parse().unwrap(), port }
+    }
+
+    #[test]
+    fn every_candidate_is_in_the_block_and_new() {
+        let home = Path::new("/home/ana");
+        let all: Vec<_> = candidates(home, 5432, None, &[]).collect();
+        assert_eq!(all.len(), ADDRESSES_PER_PORT * (usize::from(PORTS) + 1));
+        for (host, _) in &all {
+            let IpAddr::V4(v4) = host else { panic!("{host}") };
+            assert_eq!(v4.octets()[0], 127);
+            assert!((64..128).contains(&v4.octets()[1]), "{host}");
+            assert!(!matches!(v4.octets()[3], 0 | 255), "{host}");
+        }
+        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert!(all[..ADDRESSES_PER_PORT].iter().all(|(_, port)| *port == 5432));
+    }
+
+    #[test]
+    fn the_kept_address_comes_first_and_taken_ones_never() {
+        let home = Path::new("/home/ana");
+        let first: Vec<_> = candidates(home, 5432, None, &[]).take(2).collect();
+        let taken = [Address { host: first[0].0, port: 5432 }];
+        assert_eq!(candidates(home, 5432, None, &taken).next(), Some(first[1]));
+        let kept = address("127.99.1.1", 5433);
+        assert_eq!(candidates(home, 5432, Some(kept), &taken).next(), Some((kept.host, 5433)));
+    }
+
+    #[test]
+    fn homes_begin_at_different_places() {
+        let one = candidates(Path::new("/a"), 5432, None, &[]).next();
+        let two = candidates(Path::new("/b"), 5432, None, &[]).next();
+        assert_ne!(one, two);
+    }
+}

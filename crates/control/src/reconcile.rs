@@ -1,0 +1,329 @@
+//! Makes the world follow the rows, again and again.
+//!
+//! Every step looks at the rows and the world, and does what is missing; none remembers anything.
+//! So a first start, a crash and a normal second share one path.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+
+use crate::app::{Control, key_of};
+use crate::db::{branches, operations, projects};
+use crate::error::Error;
+use crate::model::{Branch, Kind, Operation, Outcome, Principal, State, Verb};
+
+/// Wall and steady clock may drift this far apart between two rounds.
+const DRIFT: SignedDuration = SignedDuration::from_secs(30);
+
+/// After a jump of the wall clock nothing expires for this long: a wrong clock is often put right
+/// soon after (at boot, or after sleep), and what was freed would not come back.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// Finished operations are kept this long.
+const OPERATION_HISTORY: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Background work between rounds, and what it needs to know of the last one.
+#[derive(Default)]
+pub(crate) struct Watch {
+    stopped: AtomicBool,
+    wake: Notify,
+    clocks: Mutex<Clocks>,
+}
+
+/// Tells a jump of the wall clock from time going by.
+#[derive(Default)]
+struct Clocks {
+    last: Option<(Timestamp, Duration)>,
+    unsettled_until: Option<Duration>,
+}
+
+impl Clocks {
+    /// Whether the wall clock may be believed now.
+    fn trusted(&mut self, wall: Timestamp, steady: Duration) -> bool {
+        if let Some((last_wall, last_steady)) = self.last {
+            let by_wall = wall.duration_since(last_wall);
+            let by_steady = SignedDuration::try_from(steady.saturating_sub(last_steady)).unwrap_or_default();
+            if (by_wall - by_steady).abs() > DRIFT {
+                tracing::warn!(%wall, "the clock jumped; nothing expires for two minutes");
+                self.unsettled_until = Some(steady + SETTLE);
+            }
+        }
+        self.last = Some((wall, steady));
+        self.unsettled_until.is_none_or(|until| steady >= until)
+    }
+}
+
+impl Watch {
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+impl Control {
+    /// Brings the world in line once, then keeps doing so in the background until the shutdown.
+    ///
+    /// # Errors
+    /// The rows or the engine cannot be read at all. What concerns single branches is logged and
+    /// tried again.
+    pub async fn run(self: &Arc<Self>) -> Result<(), Error> {
+        self.sweep().await?;
+        self.round().await?;
+        tokio::spawn(Arc::clone(self).rounds());
+        tokio::spawn(Arc::clone(self).maintenance());
+        Ok(())
+    }
+
+    async fn rounds(self: Arc<Self>) {
+        while self.pause().await {
+            if let Err(error) = self.round().await {
+                tracing::error!(%error, "a round of reconciliation failed");
+            }
+        }
+    }
+
+    /// A task of its own: it may take long, and expiry must not wait for it.
+    async fn maintenance(self: Arc<Self>) {
+        while self.pause().await {
+            if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {
+                tracing::error!(%error, "background work of the store failed");
+            }
+        }
+    }
+
+    /// Waits for the next round; false once the daemon ends.
+    async fn pause(&self) -> bool {
+        let _ = tokio::time::timeout(self.settings.round, self.watch.wake.notified()).await;
+        !self.watch.is_stopped()
+    }
+
+    /// One round. Public for tests, which move the clock and then want it seen.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub async fn round(self: &Arc<Self>) -> Result<(), Error> {
+        self.finish_creates().await?;
+        let trusted = {
+            let mut clocks = self.watch.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+            clocks.trusted(self.clock.now(), self.clock.steady())
+        };
+        if trusted {
+            self.reap().await?;
+            self.purge().await?;
+        }
+        self.finish_deletes().await?;
+        self.open_all_endpoints().await?;
+        self.blocking(|control| {
+            let horizon = control.clock.now().checked_sub(OPERATION_HISTORY).unwrap_or(Timestamp::UNIX_EPOCH);
+            control.db.write(|tx| operations::prune(tx, horizon))
+        })
+        .await
+    }
+
+    /// Removes files that no row asks for. Only at start, when nothing else runs.
+    async fn sweep(self: &Arc<Self>) -> Result<(), Error> {
+        self.blocking(|control| {
+            let on_disk: HashSet<String> =
+                control.engine.keys()?.into_iter().map(|key| key.as_str().to_owned()).collect();
+            let with_keys: HashSet<String> = control.keys.branches()?.into_iter().collect();
+            for uid in on_disk.union(&with_keys) {
+                if !control.db.read(|c| branches::exists(c, uid))? {
+                    tracing::warn!(branch = uid, "removing data that belongs to no branch");
+                    control.undo_branch_files(uid)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Finishes or undoes what an earlier daemon began to make.
+    async fn finish_creates(self: &Arc<Self>) -> Result<(), Error> {
+        let rows = self
+            .blocking(|control| control.db.read(|c| branches::in_state(c, State::Creating)))
+            .await?;
+        for branch in rows {
+            let owner = if branch.source.is_some() { branch.uid.clone() } else { branch.project.clone() };
+            let Some(_claim) = self.claim(&owner) else { continue };
+            self.finish_create(branch).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_create(self: &Arc<Self>, branch: Branch) -> Result<(), Error> {
+        let uid = branch.uid.clone();
+        // Between reading the rows and the claim, whoever was making it may have finished.
+        let current = self
+            .blocking(move |control| {
+                control.db.read(|c| {
+                    let Some(branch) = branches::by_uid(c, &uid)? else { return Ok(None) };
+                    let project = projects::by_uid(c, &branch.project)?;
+                    Ok(project.map(|project| (project, branch)))
+                })
+            })
+            .await?;
+        let Some((project, branch)) = current.filter(|(_, branch)| branch.state == State::Creating) else {
+            return Ok(());
+        };
+        if branch.source.is_none() {
+            return self.make_project(&project, &branch).await;
+        }
+        self.blocking(move |control| {
+            // The caller was never answered, so the moment of the cut it asked for is gone. What
+            // is half made is taken back.
+            let outcome = Outcome::Failed {
+                code: "ABORTED".to_owned(),
+                message: "the daemon ended while the branch was being made; create it again".to_owned(),
+            };
+            control.undo_branch(&branch, &outcome)
+        })
+        .await
+    }
+
+    /// Deletes branches whose time is up.
+    async fn reap(self: &Arc<Self>) -> Result<(), Error> {
+        let expired = self
+            .blocking(|control| {
+                control.db.write(|tx| {
+                    let now = control.clock.now();
+                    let rows = branches::expired(tx, now)?;
+                    for branch in &rows {
+                        control.mark_deleted(tx, branch.clone(), now, false, Some("expired"))?;
+                        let project = projects::by_uid(tx, &branch.project)?.map_or_else(String::new, |p| p.id);
+                        let target = format!("projects/{project}/branches/{}", branch.id);
+                        control.note(tx, &Principal::daemon(), "branch.expire", &target, "done", "")?;
+                    }
+                    Ok(rows)
+                })
+            })
+            .await?;
+        for branch in expired {
+            tracing::info!(branch = branch.uid, name = branch.id, "branch expired");
+            self.retire_or_log(&branch.uid).await;
+        }
+        Ok(())
+    }
+
+    /// Frees the data of branches whose grace time is over.
+    async fn purge(self: &Arc<Self>) -> Result<(), Error> {
+        let due = self
+            .blocking(|control| control.db.read(|c| branches::purgeable(c, control.clock.now())))
+            .await?;
+        // Children before parents: a parent's layers come free only after those that stand on them.
+        for branch in due.into_iter().rev() {
+            self.retire_or_log(&branch.uid).await;
+        }
+        let gone = self
+            .blocking(|control| {
+                control.db.read(|c| {
+                    let rows = projects::list(c, true)?;
+                    Ok(rows.into_iter().filter(|project| project.state == State::Deleted).collect::<Vec<_>>())
+                })
+            })
+            .await?;
+        for project in gone {
+            self.finish_delete(project.uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends deletes that an earlier daemon, or an error, left unfinished.
+    async fn finish_deletes(self: &Arc<Self>) -> Result<(), Error> {
+        let running = self.blocking(|control| control.db.read(operations::all_running)).await?;
+        for operation in running.into_iter().filter(|operation| operation.verb == Verb::Delete) {
+            self.finish_one_delete(operation).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_one_delete(self: &Arc<Self>, operation: Operation) -> Result<(), Error> {
+        let target = operation.target.clone();
+        let doomed = self
+            .blocking(move |control| {
+                control.db.read(|c| {
+                    let rows = match operation.kind {
+                        Kind::Project => branches::list(c, &operation.target, true)?,
+                        _ => branches::by_uid(c, &operation.target)?.into_iter().collect(),
+                    };
+                    Ok(rows.into_iter().filter(|row| row.state == State::Deleted).collect::<Vec<_>>())
+                })
+            })
+            .await?;
+        for branch in doomed.into_iter().rev() {
+            if !self.retire_or_log(&branch.uid).await {
+                return Ok(());
+            }
+        }
+        self.finish_delete(target).await
+    }
+
+    async fn retire_or_log(self: &Arc<Self>, branch: &str) -> bool {
+        match self.retire_branch(branch).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(branch, %error, "a deleted branch could not be ended; it will be tried again");
+                false
+            }
+        }
+    }
+
+    /// Listens for every live branch.
+    async fn open_all_endpoints(self: &Arc<Self>) -> Result<(), Error> {
+        let rows =
+            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Ready))).await?;
+        for branch in rows {
+            if key_of(&branch.uid).is_err() || self.watch.is_stopped() {
+                continue;
+            }
+            if let Err(error) = self.open_endpoints(&branch.uid).await {
+                tracing::error!(branch = branch.uid, %error, "nobody can connect to this branch");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn time_going_by_is_believed() {
+        let mut clocks = Clocks::default();
+        assert!(clocks.trusted(at(0), Duration::ZERO));
+        assert!(clocks.trusted(at(10), Duration::from_secs(10)));
+        assert!(clocks.trusted(at(100_029), Duration::from_secs(100_000)));
+    }
+
+    #[test]
+    fn a_jump_is_believed_only_after_a_while() {
+        for jump in [-86_400, 86_400] {
+            let mut clocks = Clocks::default();
+            assert!(clocks.trusted(at(0), Duration::ZERO));
+            assert!(!clocks.trusted(at(jump + 2), Duration::from_secs(2)));
+            assert!(!clocks.trusted(at(jump + 121), Duration::from_secs(121)));
+            assert!(clocks.trusted(at(jump + 122), Duration::from_secs(122)));
+        }
+    }
+
+    #[test]
+    fn a_jump_and_back_leaves_nothing_expired() {
+        let mut clocks = Clocks::default();
+        assert!(clocks.trusted(at(0), Duration::ZERO));
+        assert!(!clocks.trusted(at(1_000_000), Duration::from_secs(2)));
+        assert!(!clocks.trusted(at(4), Duration::from_secs(4)));
+        assert!(clocks.trusted(at(124), Duration::from_secs(124)));
+    }
+}

@@ -1,0 +1,235 @@
+//! The state that answers are made from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use store::errno::{Errno, Result};
+use store::files::{FileId, FileRecord, Files};
+use store::gate::Gate;
+use store::layer::Layer;
+use store::path::RelPath;
+use store::stack::Stack;
+use store::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY, O_RDWR};
+
+use crate::descriptors::{Descriptors, Kind, LowerCache, Tracked};
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Absolute path of the data directory (`branches/<id>/pgdata`), without trailing slash or links.
+    pub data_directory: Vec<u8>,
+    /// Absolute path of the branch's directory.
+    pub branch_directory: Vec<u8>,
+    /// Absolute path of the home's `layers`.
+    pub layers_directory: Vec<u8>,
+    /// Size of a WAL segment, bytes.
+    pub wal_segment_size: u64,
+}
+
+/// No slot in the gate yet.
+const UNCLAIMED: u32 = u32::MAX;
+
+/// What kinds of rare calls are counted in the gate's header, for diagnosis.
+#[derive(Debug, Clone, Copy)]
+pub enum Rare {
+    /// A rename of a file that lies in a lower layer was refused with `EXDEV`.
+    CrossRename = 0,
+    /// A block was copied up because a write covered only a part of it.
+    PartialWrite = 1,
+    /// A symbolic link under a layered path was refused.
+    Link = 2,
+    /// A mapping of a tracked file was refused.
+    Mapping = 3,
+    /// A descriptor's file had been dropped when it was written to.
+    DeadWrite = 4,
+    /// A WAL segment shared with another branch was copied before a write to it.
+    SharedSegment = 5,
+}
+
+/// Answers for one process (and, after a fork, for its children).
+#[derive(Debug)]
+pub struct Tracker {
+    pub(crate) settings: Settings,
+    pub(crate) gate: Gate,
+    pub(crate) files: Files,
+    pub(crate) stack: Stack,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) lower: LowerCache,
+    /// The branch's private directory for scratch files.
+    pub(crate) private: Fd,
+    pub(crate) branch: Fd,
+    /// Open since before this compute wrote anything; see [`store::layer::seal::sync_layer`].
+    pub(crate) witness: Fd,
+    /// Every layer below this slot is durable.
+    pub(crate) durable_below: AtomicU32,
+    slot: AtomicU32,
+    inside: AtomicBool,
+}
+
+/// Inside the gate until dropped.
+pub(crate) struct Inside<'a> {
+    tracker: &'a Tracker,
+    slot: u32,
+    /// Slot of the open layer; fixed while inside.
+    pub top: u32,
+}
+
+impl Tracker {
+    /// Maps everything for the first process of a compute.
+    pub fn attach(settings: Settings) -> Result<Tracker> {
+        let directory = |path: &[u8]| {
+            let path = std::ffi::CString::new(path).map_err(|_| Errno(libc::EINVAL))?;
+            let fd = sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+            Ok(store::layer::high(fd))
+        };
+        let branch = directory(&settings.branch_directory)?;
+        let layers = directory(&settings.layers_directory)?;
+        let private = directory(&[&settings.branch_directory[..], b"/private"].concat())?;
+        let gate = sys::openat(branch, c"gate", O_RDWR | O_CLOEXEC, 0)?;
+        let mapped = Gate::open(gate);
+        sys::close(gate);
+        Ok(Tracker {
+            gate: mapped?,
+            files: Files::create()?,
+            stack: Stack::load(layers, branch)?,
+            descriptors: Descriptors::default(),
+            lower: LowerCache::default(),
+            private,
+            branch,
+            witness: directory(&settings.layers_directory)?,
+            durable_below: AtomicU32::new(0),
+            slot: AtomicU32::new(UNCLAIMED),
+            inside: AtomicBool::new(false),
+            settings,
+        })
+    }
+
+    /// To be called in a child after fork: it needs its own slot in the gate.
+    pub fn after_fork(&self) {
+        self.slot.store(UNCLAIMED, Ordering::Release);
+    }
+
+    /// To be called when the process exits.
+    pub fn release(&self) {
+        let slot = self.slot.swap(UNCLAIMED, Ordering::AcqRel);
+        if slot != UNCLAIMED {
+            self.gate.release(slot);
+        }
+    }
+
+    /// To be called after a change of directory, with whether the process now is in the data
+    /// directory.
+    pub fn set_inside(&self, inside: bool) {
+        self.inside.store(inside, Ordering::Release);
+    }
+
+    pub(crate) fn inside(&self) -> bool {
+        self.inside.load(Ordering::Acquire)
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The gate, for the preload library's own needs (diagnosis).
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The directory of scratch files.
+    pub fn private_directory(&self) -> Fd {
+        self.private
+    }
+
+    pub(crate) fn enter(&self) -> Result<Inside<'_>> {
+        let mut slot = self.slot.load(Ordering::Acquire);
+        if slot == UNCLAIMED {
+            slot = self.gate.claim()?;
+            self.slot.store(slot, Ordering::Release);
+        }
+        let top = self.gate.enter(slot);
+        Ok(Inside { tracker: self, slot, top })
+    }
+
+    /// Counts a rare call.
+    pub fn count(&self, what: Rare) {
+        self.gate.header().counters[what as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether `fd` is tracked.
+    #[inline]
+    pub fn tracked(&self, fd: Fd) -> Option<Tracked> {
+        self.descriptors.get(fd)
+    }
+
+    /// To be called before `fd` is closed.
+    #[inline]
+    pub fn closed(&self, fd: Fd) {
+        self.descriptors.clear(fd);
+    }
+
+    /// To be called after `to` was made from `from`.
+    pub fn duplicated(&self, from: Fd, to: Fd) {
+        self.descriptors.copy(from, to);
+    }
+
+    /// The file behind a tracked descriptor, if it is one whose record still means it.
+    #[inline]
+    pub(crate) fn live_file(&self, tracked: &Tracked) -> Option<(FileId, &FileRecord)> {
+        match tracked.kind {
+            Kind::File(id) if self.files.is_live(id) => Some((id, self.files.record(id.number))),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn layer(&self, slot: u32) -> Result<Arc<Layer>> {
+        self.stack.layer(slot)
+    }
+
+    /// Descriptor of the file of `id` in the layer at `slot`, for reading.
+    pub(crate) fn lower_fd(&self, id: FileId, slot: u32) -> Result<Fd> {
+        if let Some(fd) = self.lower.get(id, slot) {
+            return Ok(fd);
+        }
+        let path = self.files.record(id.number).path();
+        let fd = store::layer::high(self.layer(slot)?.open_file(&path, O_RDONLY)?);
+        if let Some(displaced) = self.lower.put(id, slot, fd) {
+            sys::close(displaced);
+        }
+        Ok(fd)
+    }
+
+    /// Points `fd` at the newest version of its file, keeping number, flags and position.
+    pub(crate) fn refresh(&self, fd: Fd, tracked: &Tracked, id: FileId) -> Result<Tracked> {
+        let record = self.files.record(id.number);
+        let version = record.version.load(Ordering::Acquire);
+        let position = sys::lseek(fd, 0, libc::SEEK_CUR)?;
+        let new = self.open_at(&record.path(), version, tracked.flags)?;
+        let cloexec = sys::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+        let moved = sys::dup3(new, fd, if cloexec { O_CLOEXEC } else { 0 });
+        sys::close(new);
+        moved?;
+        sys::lseek(fd, position as i64, libc::SEEK_SET)?;
+        let refreshed = Tracked { slot: version, ..*tracked };
+        self.descriptors.set(fd, refreshed);
+        Ok(refreshed)
+    }
+
+    /// Opens a version: with the caller's flags in the open layer, read-only below.
+    pub(crate) fn open_at(&self, path: &RelPath, slot: u32, flags: i32) -> Result<Fd> {
+        let layer = self.layer(slot)?;
+        let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+        if slot == self.gate.top_slot() {
+            layer.open_file(path, flags)
+        } else {
+            layer.open_file(path, flags & !libc::O_ACCMODE & !libc::O_APPEND | O_RDONLY)
+        }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.tracker.gate.leave(self.slot);
+    }
+}

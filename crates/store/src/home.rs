@@ -1,0 +1,318 @@
+//! The branches and layers of one home: who references what, and what nobody does.
+//!
+//! A branch is a directory `branches/<name>` with a manifest. It comes into being by a rename of
+//! `branches/<name>.new` and ends by a rename to `branches/<name>.gone`; so there is never half a
+//! branch. A layer lives while a manifest names it (exact counts, taken from the manifests at
+//! start) or while a cut in progress holds a lease on it.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::errno::{Errno, Result};
+use crate::layer::{Kind, Layer, LayerId, directory_name, list_native};
+use crate::manifest::{Entry, Manifest};
+use crate::path::RelPath;
+use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY};
+
+/// Suffix of a branch that is being made.
+pub const NEW: &str = ".new";
+/// Suffix of a branch that is being removed.
+pub const GONE: &str = ".gone";
+
+/// An open home.
+#[derive(Debug)]
+pub struct Home {
+    path: PathBuf,
+    layers: Fd,
+    branches: Fd,
+    references: Mutex<BTreeMap<LayerId, u32>>,
+    next_layer: AtomicU64,
+}
+
+/// A parent made ready for a cut: its manifest on disk names the next layer already.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The stack up to and with the layer that the cut seals.
+    pub sealed: Vec<Entry>,
+    /// The parent's next open layer.
+    pub next: Entry,
+}
+
+/// What opening a home cleaned up.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// Branches whose making or removal was cut short.
+    pub branches: Vec<String>,
+    /// Layers that nothing referenced.
+    pub layers: Vec<LayerId>,
+    /// Branches whose manifest does not read back.
+    pub damaged: Vec<String>,
+}
+
+impl Home {
+    /// Opens a home, making its directories, finishing removals and undoing half-made branches.
+    pub fn open(path: &Path) -> Result<(Home, Swept)> {
+        let root = directory(path)?;
+        for name in [c"layers", c"branches"] {
+            match sys::mkdirat(root, name, 0o700) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        sys::fsync(root)?;
+        sys::close(root);
+        let home = Home {
+            path: path.to_owned(),
+            layers: directory(&path.join("layers"))?,
+            branches: directory(&path.join("branches"))?,
+            references: Mutex::new(BTreeMap::new()),
+            next_layer: AtomicU64::new(1),
+        };
+        let swept = home.sweep()?;
+        Ok((home, swept))
+    }
+
+    fn sweep(&self) -> Result<Swept> {
+        let mut swept = Swept::default();
+        let mut references = BTreeMap::new();
+        for name in self.names()? {
+            if name.ends_with(NEW) || name.ends_with(GONE) {
+                remove_tree(self.branches, &name)?;
+                swept.branches.push(name);
+                continue;
+            }
+            match self.manifest(&name) {
+                Ok(manifest) => count(&mut references, &manifest.entries),
+                Err(_) => swept.damaged.push(name),
+            }
+        }
+        let mut layers = Vec::new();
+        list_native(self.layers, &RelPath::ROOT, &mut |name, _| {
+            let id = std::str::from_utf8(name).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+            layers.extend(id);
+            Ok(())
+        })?;
+        self.next_layer.store(layers.iter().max().map_or(1, |id| id + 1), Ordering::Relaxed);
+        // A manifest that does not read back may name any layer: then nothing is garbage.
+        if swept.damaged.is_empty() {
+            for id in layers.into_iter().filter(|id| !references.contains_key(id)) {
+                self.remove_layer(id)?;
+                swept.layers.push(id);
+            }
+        }
+        *self.references() = references;
+        Ok(swept)
+    }
+
+    fn references(&self) -> MutexGuard<'_, BTreeMap<LayerId, u32>> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        list_native(self.branches, &RelPath::ROOT, &mut |name, kind| {
+            if kind == Kind::Directory {
+                names.push(String::from_utf8_lossy(name).into_owned());
+            }
+            Ok(())
+        })?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Names of all whole branches.
+    pub fn branches(&self) -> Result<Vec<String>> {
+        let mut names = self.names()?;
+        names.retain(|name| !name.ends_with(NEW) && !name.ends_with(GONE));
+        Ok(names)
+    }
+
+    /// Directory of layers.
+    pub fn layers(&self) -> Fd {
+        self.layers
+    }
+
+    /// Path of the directory of layers.
+    pub fn layers_path(&self) -> PathBuf {
+        self.path.join("layers")
+    }
+
+    /// Path of a branch's directory.
+    pub fn branch_path(&self, name: &str) -> PathBuf {
+        self.path.join("branches").join(name)
+    }
+
+    /// Opens a branch's directory; the caller closes it.
+    pub fn open_branch(&self, name: &str) -> Result<Fd> {
+        let name = CString::new(name).map_err(|_| Errno(libc::EINVAL))?;
+        sys::openat(self.branches, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
+    }
+
+    /// The manifest of a branch.
+    pub fn manifest(&self, name: &str) -> Result<Manifest> {
+        let branch = self.open_branch(name)?;
+        let manifest = Manifest::load(branch);
+        sys::close(branch);
+        manifest
+    }
+
+    /// Makes a new empty layer, durable as a name, with a lease: one reference that passes to the
+    /// manifest that will name it.
+    pub fn new_layer(&self) -> Result<LayerId> {
+        let id = self.reserve_layer();
+        let layer = Layer::create(self.layers, id)?;
+        sys::fsync(layer.dir)?;
+        sys::fsync(self.layers)?;
+        Ok(id)
+    }
+
+    /// Reserves a number for a layer that the caller fills itself, with a lease.
+    pub fn reserve_layer(&self) -> LayerId {
+        let id = self.next_layer.fetch_add(1, Ordering::Relaxed);
+        self.references().insert(id, 1);
+        id
+    }
+
+    /// Gives a lease back: the layer goes unless a manifest names it.
+    pub fn end_lease(&self, id: LayerId) -> Result<()> {
+        self.release(&[Entry { slot: 0, layer: id }])
+    }
+
+    /// Makes the next open layer of a branch and writes it into its manifest, durable on return.
+    /// `top` is the slot that a running compute writes to now; where an earlier cut was given up,
+    /// the layer that it had prepared is used.
+    pub fn prepare_cut(&self, name: &str, top: Option<u32>) -> Result<Prepared> {
+        let branch = self.open_branch(name)?;
+        let prepared = self.prepare_in(branch, top);
+        sys::close(branch);
+        prepared
+    }
+
+    fn prepare_in(&self, branch: Fd, top: Option<u32>) -> Result<Prepared> {
+        let mut manifest = Manifest::load(branch)?;
+        if let Some(top) = top
+            && let Some(at) = manifest.entries.iter().position(|entry| entry.slot == top)
+            && let Some(next) = manifest.entries.get(at + 1)
+        {
+            return Ok(Prepared { sealed: manifest.entries[..=at].to_vec(), next: *next });
+        }
+        let sealed = manifest.entries.clone();
+        let slot = manifest.top().slot.checked_add(1).ok_or(Errno(libc::EOVERFLOW))?;
+        let next = Entry { slot, layer: self.new_layer()? };
+        manifest.entries.push(next);
+        manifest.sequence += 1;
+        if let Err(errno) = manifest.store(branch) {
+            self.end_lease(next.layer)?;
+            return Err(errno);
+        }
+        Ok(Prepared { sealed, next })
+    }
+
+    /// The manifest of a child of a cut: the sealed layers and an open one of its own. Counts the
+    /// references; [`Home::abandon`] gives them back.
+    pub fn child_manifest(&self, prepared: &Prepared, note: Vec<u8>) -> Result<Manifest> {
+        let own = Entry { slot: prepared.next.slot, layer: self.new_layer()? };
+        count(&mut self.references(), &prepared.sealed);
+        let mut entries = prepared.sealed.clone();
+        entries.push(own);
+        Ok(Manifest { sequence: 1, entries, note })
+    }
+
+    /// Gives back the references of a manifest that never became a branch.
+    pub fn abandon(&self, manifest: &Manifest) -> Result<()> {
+        self.release(&manifest.entries)
+    }
+
+    /// Turns `<name>.new`, complete with its manifest and synced, into the branch. Durable on return.
+    pub fn publish(&self, name: &str) -> Result<()> {
+        self.rename(&format!("{name}{NEW}"), name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let c_string = |text: &str| CString::new(text).map_err(|_| Errno(libc::EINVAL));
+        sys::renameat(self.branches, &c_string(from)?, self.branches, &c_string(to)?)?;
+        sys::fsync(self.branches)
+    }
+
+    /// Removes a branch and every layer that only it referenced. Nothing of it may be in use.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let entries = match self.manifest(name) {
+            Ok(manifest) => manifest.entries,
+            Err(Errno::NOENT) if !self.branch_path(name).exists() => return Ok(()),
+            // Unknown references: its layers stay until somebody has looked.
+            Err(_) => Vec::new(),
+        };
+        let gone = format!("{name}{GONE}");
+        self.rename(name, &gone)?;
+        self.release(&entries)?;
+        remove_tree(self.branches, &gone)
+    }
+
+    fn release(&self, entries: &[Entry]) -> Result<()> {
+        let mut unused = Vec::new();
+        {
+            let mut references = self.references();
+            for entry in entries {
+                match references.get_mut(&entry.layer) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    _ => {
+                        references.remove(&entry.layer);
+                        unused.push(entry.layer);
+                    }
+                }
+            }
+        }
+        unused.into_iter().try_for_each(|id| self.remove_layer(id))
+    }
+
+    fn remove_layer(&self, id: LayerId) -> Result<()> {
+        let name = directory_name(id);
+        match remove_tree(self.layers, &name.to_string_lossy()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// How many manifests (and leases) name each layer.
+    pub fn reference_counts(&self) -> BTreeMap<LayerId, u32> {
+        self.references().clone()
+    }
+}
+
+fn count(references: &mut BTreeMap<LayerId, u32>, entries: &[Entry]) {
+    for entry in entries {
+        *references.entry(entry.layer).or_insert(0) += 1;
+    }
+}
+
+fn directory(path: &Path) -> Result<Fd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno(libc::EINVAL))?;
+    sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
+}
+
+/// Removes a directory and all below it.
+pub fn remove_tree(parent: Fd, name: &str) -> Result<()> {
+    let name = CString::new(name).map_err(|_| Errno(libc::EINVAL))?;
+    let fd = sys::openat(parent, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | libc::O_NOFOLLOW, 0)?;
+    let mut inside = Vec::new();
+    let listed = list_native(fd, &RelPath::ROOT, &mut |name, kind| {
+        inside.push((name.to_vec(), kind == Kind::Directory));
+        Ok(())
+    });
+    let removed = listed.and_then(|()| {
+        inside.iter().try_for_each(|(name, is_directory)| {
+            if *is_directory {
+                return remove_tree(fd, &String::from_utf8_lossy(name));
+            }
+            let name = CString::new(&name[..]).map_err(|_| Errno(libc::EINVAL))?;
+            sys::unlinkat(fd, &name, 0)
+        })
+    });
+    sys::close(fd);
+    removed?;
+    sys::unlinkat(parent, &name, libc::AT_REMOVEDIR)
+}

@@ -1,0 +1,352 @@
+//! What happens to a layer after it was sealed: sync, index, and rebuild after a crash of the machine.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::errno::{Errno, Result};
+use crate::layer::arena::{self, Arena, MAX_BLOCKS, SyncState};
+use crate::layer::entry::{self, Entry};
+use crate::layer::index::Builder;
+use crate::layer::{Kind, Layer, LayerId, blocks, directory_name, hidden_name, list_native, log};
+use crate::manifest::replace_file;
+use crate::path::RelPath;
+use crate::sys::{self, Fd, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC};
+
+/// Bits of one file, taken before its data is synced.
+pub type Snapshot = [u64; (MAX_BLOCKS / 64) as usize];
+
+/// Syncs one file of a layer and then records in the map log which blocks that made durable.
+///
+/// The order is the rule: bits are taken first, data synced next, the log last; so the log never
+/// names a block whose data might be lost. `fd` may be any descriptor of the file.
+pub fn sync_file(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode: bool) -> Result<()> {
+    let flags = &arena.record(record).flags;
+    flags.fetch_and(!arena::DIRTY, Ordering::AcqRel);
+    let mut snapshot: Box<Snapshot> = Box::new([0; (MAX_BLOCKS / 64) as usize]);
+    let overlay = flags.load(Ordering::Acquire) & arena::OVERLAY != 0;
+    let floor = arena.record(record).floor.load(Ordering::Acquire);
+    let news = overlay && (arena.unlogged(record, &mut snapshot) || arena.floor_unlogged(record));
+    if whole_inode {
+        sys::fsync(fd)?
+    } else {
+        sys::fdatasync(fd)?
+    }
+    if news {
+        let flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC;
+        let log = sys::openat(layer.dir, c"log", flags, 0o600)?;
+        let fresh = sys::size(log) == Ok(0);
+        let logged = log::append(log, record, floor, &snapshot).and_then(|()| sys::fdatasync(log));
+        sys::close(log);
+        logged?;
+        if fresh {
+            sys::fsync(layer.dir)?;
+        }
+        arena.set_logged(record, &snapshot);
+        arena.set_logged_floor(record, floor);
+    }
+    Ok(())
+}
+
+/// Makes the names of a file's directories durable, from its own up to the layer's root.
+pub fn sync_directories(layer: &Layer, path: &RelPath) -> Result<()> {
+    let mut directory = *path;
+    while !directory.is_root() {
+        directory = directory.parent();
+        sync_directory(layer.files, &directory)?;
+    }
+    Ok(())
+}
+
+fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
+    match sys::openat(files, directory.as_cstr(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) {
+        Ok(fd) => {
+            let synced = sys::fsync(fd);
+            sys::close(fd);
+            synced
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes a sealed layer durable, or waits for whoever is doing so, and reports how it ended.
+///
+/// A failure is sticky: the kernel reports a lost write once, so a second sync would lie. `witness`
+/// is a descriptor on the same file system that was open before the layer was written; where the
+/// process that synced died in the middle, it may have been told of an error and taken it to its
+/// grave, and `syncfs` on the witness is what still knows.
+pub fn sync_layer(layer: &Layer, witness: Option<Fd>) -> Result<()> {
+    let Some(arena) = layer.arena() else { return Ok(()) };
+    loop {
+        match arena.sync_state() {
+            SyncState::Durable => return Ok(()),
+            SyncState::Failed(errno) => return Err(errno),
+            SyncState::Dirty => {
+                if claim(arena, 0) {
+                    return finish(arena, sync_everything(layer, arena));
+                }
+            }
+            SyncState::Syncing => {
+                let header = arena.header();
+                let pid = header.syncer_pid.load(Ordering::Acquire);
+                let start = header.syncer_start.load(Ordering::Acquire);
+                let alive = pid == 0 || sys::process_start(pid) == Some(start);
+                if !alive
+                    && header.syncer_pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+                {
+                    store_syncer(arena);
+                    let seen = witness.map_or(Ok(()), sys::syncfs);
+                    return finish(arena, seen.and_then(|()| sync_everything(layer, arena)));
+                }
+                sys::sleep(Duration::from_micros(500));
+            }
+        }
+    }
+}
+
+fn claim(arena: &Arena, from: u32) -> bool {
+    let state = &arena.header().sync_state;
+    let claimed = state.compare_exchange(from, 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if claimed {
+        store_syncer(arena);
+    }
+    claimed
+}
+
+fn store_syncer(arena: &Arena) {
+    let pid = sys::getpid();
+    arena.header().syncer_start.store(sys::process_start(pid).unwrap_or(0), Ordering::Release);
+    arena.header().syncer_pid.store(pid, Ordering::Release);
+}
+
+fn finish(arena: &Arena, result: Result<()>) -> Result<()> {
+    let header = arena.header();
+    if let Err(errno) = result {
+        header.sync_errno.store(errno.0 as u32, Ordering::Release);
+    }
+    header.sync_state.store(if result.is_ok() { 2 } else { 3 }, Ordering::Release);
+    result
+}
+
+fn sync_everything(layer: &Layer, arena: &Arena) -> Result<()> {
+    let mut directories: BTreeSet<Vec<u8>> = BTreeSet::new();
+    for record in 0..arena.records() {
+        let flags = arena.record(record).flags.load(Ordering::Acquire);
+        let path = arena.path(record)?;
+        if flags & arena::LIVE == 0 {
+            continue;
+        }
+        if flags & arena::NAMED == 0 {
+            let mut directory = path;
+            while !directory.is_root() {
+                directory = directory.parent();
+                directories.insert(directory.as_bytes().to_vec());
+            }
+        }
+        if flags & arena::DIRTY != 0 || arena.floor_unlogged(record) {
+            sync_record(layer, arena, record, &path)?;
+        }
+    }
+    if arena.header().whiteouts.load(Ordering::Acquire) > 0 {
+        add_all_directories(layer.files, &RelPath::ROOT, &mut directories)?;
+    }
+    for directory in &directories {
+        sync_directory(layer.files, &RelPath::new(directory)?)?;
+    }
+    sys::fsync(layer.files)?;
+    sys::fsync(layer.dir)
+}
+
+fn sync_record(layer: &Layer, arena: &Arena, record: u32, path: &RelPath) -> Result<()> {
+    match sys::openat(layer.files, path.as_cstr(), O_RDONLY | O_CLOEXEC, 0) {
+        Ok(fd) => {
+            // The name may have passed to another file since; that one has its own record.
+            let same = Entry::load(fd).map(|entry| entry.is_some_and(|entry| entry.record == record));
+            let synced =
+                same.and_then(|same| if same { sync_file(layer, arena, record, fd, true) } else { Ok(()) });
+            sys::close(fd);
+            synced
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn add_all_directories(files: Fd, at: &RelPath, into: &mut BTreeSet<Vec<u8>>) -> Result<()> {
+    into.insert(at.as_bytes().to_vec());
+    let mut below = Vec::new();
+    list_native(files, at, &mut |name, kind| {
+        if kind == Kind::Directory {
+            below.push(at.join(name)?);
+        }
+        Ok(())
+    })?;
+    below.iter().try_for_each(|directory| add_all_directories(files, directory, into))
+}
+
+/// Writes the index of a sealed, durable layer and drops what it replaces. Safe to repeat.
+pub fn build_index(layer: &Layer) -> Result<()> {
+    let Some(arena) = layer.arena() else { return Ok(()) };
+    if arena.sync_state() != SyncState::Durable {
+        return Err(Errno(libc::EBUSY));
+    }
+    let mut builder = Builder::default();
+    index_directory(layer, arena, &RelPath::ROOT, &mut builder)?;
+    replace_file(layer.dir, c"index", c"index.new", &builder.encode())?;
+    // Mapped arenas stay valid for those who have them.
+    for name in [c"arena", c"log"] {
+        match sys::unlinkat(layer.dir, name, 0) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Indexes a directory tree of complete files (a new cluster, an import) as a sealed layer.
+pub fn index_tree(dir: Fd, files: Fd) -> Result<()> {
+    let mut builder = Builder::default();
+    index_plain(files, &RelPath::ROOT, &mut builder)?;
+    replace_file(dir, c"index", c"index.new", &builder.encode())
+}
+
+fn index_plain(files: Fd, at: &RelPath, builder: &mut Builder) -> Result<()> {
+    let mut names = Vec::new();
+    list_native(files, at, &mut |name, kind| {
+        names.push((at.join(name)?, kind));
+        Ok(())
+    })?;
+    for (path, kind) in names {
+        if kind == Kind::Directory {
+            builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
+            index_plain(files, &path, builder)?;
+        } else {
+            let length = sys::fstatat(files, path.as_cstr(), 0)?.st_size as u64;
+            builder.add(path.as_bytes(), Kind::Complete, length, 0, &[]);
+            sys::chmodat(files, path.as_cstr(), 0o400)?;
+        }
+    }
+    Ok(())
+}
+
+fn index_directory(layer: &Layer, arena: &Arena, at: &RelPath, builder: &mut Builder) -> Result<()> {
+    let mut names = Vec::new();
+    list_native(layer.files, at, &mut |name, kind| {
+        names.push((at.join(name)?, kind));
+        Ok(())
+    })?;
+    for (path, kind) in names {
+        match kind {
+            Kind::Directory => {
+                builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
+                index_directory(layer, arena, &path, builder)?;
+            }
+            Kind::Whiteout => builder.add(path.as_bytes(), Kind::Whiteout, 0, 0, &[]),
+            _ => index_file(layer, &path, builder)?,
+        }
+    }
+    Ok(())
+}
+
+fn index_file(layer: &Layer, path: &RelPath, builder: &mut Builder) -> Result<()> {
+    let Some(found) = layer.find(path)? else { return Ok(()) };
+    let mut runs = Vec::new();
+    layer.runs(&found, &mut |start, count| {
+        runs.push((start, count));
+        Ok(())
+    })?;
+    builder.add(path.as_bytes(), found.kind, found.length, found.floor, &runs);
+    sys::chmodat(layer.files, path.as_cstr(), 0o400)
+}
+
+/// After a restart of the machine: makes the arena of a layer again from the entries of its files
+/// and the map log, and removes files whose creation was cut short. Does nothing to a layer that
+/// has an index or an arena of this boot.
+pub fn rebuild(layers: Fd, id: LayerId) -> Result<()> {
+    let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+    let rebuilt = rebuild_in(dir);
+    sys::close(dir);
+    rebuilt
+}
+
+fn rebuild_in(dir: Fd) -> Result<()> {
+    if sys::fstatat(dir, c"index", 0).is_ok() {
+        return Ok(());
+    }
+    if let Ok(fd) = sys::openat(dir, c"arena", O_RDWR | O_CLOEXEC, 0)
+        && Arena::open(fd)?.is_some()
+    {
+        return Ok(());
+    }
+    let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+    let fd = sys::openat(dir, c"arena.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
+    let arena = Arena::create(fd)?;
+    let restored = restore_directory(files, &arena, &RelPath::ROOT).and_then(|()| replay(dir, &arena));
+    sys::close(files);
+    restored?;
+    sys::renameat(dir, c"arena.new", dir, c"arena")
+}
+
+fn restore_directory(files: Fd, arena: &Arena, at: &RelPath) -> Result<()> {
+    let mut names = Vec::new();
+    list_native(files, at, &mut |name, kind| {
+        names.push((at.join(name)?, kind));
+        Ok(())
+    })?;
+    for (path, kind) in names {
+        match kind {
+            Kind::Directory => restore_directory(files, arena, &path)?,
+            Kind::Whiteout => {
+                if hidden_name(path.name()).is_some() {
+                    arena.header().whiteouts.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+            _ => restore_file(files, arena, &path)?,
+        }
+    }
+    Ok(())
+}
+
+fn restore_file(files: Fd, arena: &Arena, path: &RelPath) -> Result<()> {
+    let fd = sys::openat(files, path.as_cstr(), O_RDONLY | O_CLOEXEC, 0)?;
+    let entry = Entry::load(fd);
+    sys::close(fd);
+    match entry? {
+        None => sys::unlinkat(files, path.as_cstr(), 0),
+        Some(Entry { kind: entry::Kind::Complete, record, .. }) => {
+            arena.restore(record, path, arena::NAMED, 0)
+        }
+        Some(Entry { kind: entry::Kind::Overlay, record, floor }) => {
+            arena.restore(record, path, arena::OVERLAY | arena::NAMED, floor)
+        }
+    }
+}
+
+fn replay(dir: Fd, arena: &Arena) -> Result<()> {
+    let fd = match sys::openat(dir, c"log", O_RDONLY | O_CLOEXEC, 0) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let mut bytes = vec![0; sys::size(fd)? as usize];
+    let filled = sys::pread_full(fd, &mut bytes, 0);
+    sys::close(fd);
+    for logged in log::read(&bytes[..filled?]) {
+        let live = logged.file < arena.records()
+            && arena.record(logged.file).flags.load(Ordering::Acquire) & arena::OVERLAY != 0;
+        if !live {
+            continue;
+        }
+        let record = arena.record(logged.file);
+        record.floor.fetch_min(logged.floor, Ordering::AcqRel);
+        arena.set_logged_floor(logged.file, record.floor.load(Ordering::Acquire));
+        let limit = blocks(u64::MAX);
+        for (start, count) in logged.runs {
+            if start < limit && count <= limit - start {
+                arena.restore_run(logged.file, start, count)?;
+            }
+        }
+    }
+    Ok(())
+}
