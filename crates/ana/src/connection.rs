@@ -9,7 +9,11 @@ pub fn uri(connection: &Connection) -> String {
         Some(password) => format!("{user}:{}", percent_encode(password)),
         None => user,
     };
-    let host = if connection.host.contains(':') { format!("[{}]", connection.host) } else { connection.host.clone() };
+    let host = if connection.host.contains(':') {
+        format!("[{}]", connection.host)
+    } else {
+        connection.host.clone()
+    };
     format!("postgresql://{login}@{host}:{}/{}", connection.port, percent_encode(&connection.database))
 }
 
@@ -30,7 +34,9 @@ pub fn config(connection: &Connection) -> tokio_postgres::Config {
 
 fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]
@@ -59,8 +65,13 @@ mod tests {
 
     #[test]
     fn without_password() {
-        let connection =
-            Connection { host: "::1".into(), port: 1, role: "o".into(), database: "d".into(), password: None };
+        let connection = Connection {
+            host: "::1".into(),
+            port: 1,
+            role: "o".into(),
+            database: "d".into(),
+            password: None,
+        };
         assert_eq!(uri(&connection), "postgresql://o@[::1]:1/d");
     }
 }

@@ -46,12 +46,14 @@ impl Global {
         }
         let mut all = client.projects().await?;
         match all.len() {
-            0 => Err(Failure::refused("there is no project yet").with_hint("make one with: ana project create NAME")),
+            0 => Err(Failure::refused("there is no project yet")
+                .with_hint("make one with: ana project create NAME")),
             1 => Ok(all.swap_remove(0).project_id),
             _ => {
                 let names: Vec<&str> = all.iter().map(|project| project.project_id.as_str()).collect();
-                Err(Failure::refused(format!("there are several projects ({})", names.join(", ")))
-                    .with_hint("choose one with --project, ANABRANCH_PROJECT, or a line `project = NAME` in .anabranch"))
+                Err(Failure::refused(format!("there are several projects ({})", names.join(", "))).with_hint(
+                    "choose one with --project, ANABRANCH_PROJECT, or a line `project = NAME` in .anabranch",
+                ))
             }
         }
     }

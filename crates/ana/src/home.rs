@@ -38,10 +38,8 @@ pub fn locate(given: Option<PathBuf>, uid: u32) -> Result<PathBuf, Failure> {
 /// daemon would put it.
 pub fn client_socket(home: &Path) -> PathBuf {
     let uid = owner_of(home);
-    let places = [
-        runtime_dir(uid),
-        Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|dir| owned_dir(dir, uid)),
-    ];
+    let places =
+        [runtime_dir(uid), Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|dir| owned_dir(dir, uid))];
     let sockets: Vec<PathBuf> = places
         .into_iter()
         .flatten()

@@ -8,7 +8,6 @@ mod duration;
 mod failure;
 mod home;
 mod output;
-mod shim;
 mod sql;
 mod system;
 

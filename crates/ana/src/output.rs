@@ -93,14 +93,15 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A span as people say it, in its largest unit: `7 days`, `1 hour`, `45 seconds`.
+/// A span as people say it, to the nearest of its largest unit: `7 days`, `1 hour`, `45 seconds`.
 pub fn span(duration: SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
+    let seconds = duration.as_secs_f64().max(0.0).round() as i64;
+    let nearest = |unit: i64| (seconds + unit / 2) / unit;
     let (count, unit) = match seconds {
         0..=119 => (seconds, "second"),
-        120..=7199 => (seconds / 60, "minute"),
-        7200..=172_799 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
+        120..=7199 => (nearest(60), "minute"),
+        7200..=172_799 => (nearest(3600), "hour"),
+        _ => (nearest(86_400), "day"),
     };
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {unit}{plural}")
@@ -119,10 +120,7 @@ pub fn took(duration: std::time::Duration) -> String {
 /// How long ago an RFC 3339 time was, or in how long it will be: `3 hours ago`, `in 7 days`.
 pub fn relative(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
-        // A rounded-up half second, so that what was just set to 7 days reads "in 7 days".
-        Ok(time) if time > now => {
-            format!("in {}", span(time.duration_since(now) + SignedDuration::from_millis(1500)))
-        }
+        Ok(time) if time > now => format!("in {}", span(time.duration_since(now))),
         Ok(time) => format!("{} ago", span(now.duration_since(time))),
         Err(_) => time.to_owned(),
     }
@@ -156,6 +154,7 @@ mod tests {
         assert_eq!(relative("2030-01-07T23:59:59.5Z", now), "in 7 days");
         assert_eq!(relative("2029-12-31T21:00:00Z", now), "3 hours ago");
         assert_eq!(relative("2029-12-31T23:59:59Z", now), "1 second ago");
+        assert_eq!(relative("2030-01-01T00:00:04.9Z", now), "in 5 seconds");
         assert_eq!(relative("later", now), "later");
         assert_eq!(absolute("2030-01-01T00:00:00.123456Z"), "2030-01-01T00:00:00Z");
         assert_eq!(took(std::time::Duration::from_millis(38)), "38 ms");

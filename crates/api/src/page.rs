@@ -32,7 +32,9 @@ pub(crate) fn page<T>(
     let size = match query.page_size.unwrap_or(0) {
         0 => MAX_PAGE,
         asked if asked > 0 => usize::try_from(asked).unwrap_or(MAX_PAGE).min(MAX_PAGE),
-        asked => return Err(ApiError::invalid(format!("Field 'page_size' must not be negative, got {asked}."))),
+        asked => {
+            return Err(ApiError::invalid(format!("Field 'page_size' must not be negative, got {asked}.")));
+        }
     };
     let after = query.page_token.as_deref().filter(|token| !token.is_empty()).map(parse_token).transpose()?;
     let mut rest = items.iter().filter(|item| after.as_ref().is_none_or(|after| place(item) > *after));

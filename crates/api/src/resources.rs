@@ -92,7 +92,9 @@ pub(crate) fn endpoint(view: &EndpointView) -> Value {
         ("last_active_time", view.last_active.map(time)),
         ("hosts", endpoint.address.map(|address| json!({"host": address.host.to_string()}))),
     ]);
-    if let (Value::Object(status), Value::Object(settings)) = (&mut status, compute_settings(&endpoint.compute)) {
+    if let (Value::Object(status), Value::Object(settings)) =
+        (&mut status, compute_settings(&endpoint.compute))
+    {
         status.extend(settings);
     }
     object([
@@ -118,7 +120,9 @@ pub(crate) fn operation(view: &OperationView) -> Value {
     let (done, response, error) = match &operation.outcome {
         Outcome::Running => (false, None, None),
         Outcome::Done => (true, Some(response(view)), None),
-        Outcome::Failed { code, message } => (true, None, Some(json!({"error_code": code, "message": message}))),
+        Outcome::Failed { code, message } => {
+            (true, None, Some(json!({"error_code": code, "message": message})))
+        }
     };
     object([
         ("name", Some(json!(format!("{}/operations/{}", operation.resource, operation.uid)))),

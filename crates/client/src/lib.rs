@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 pub use error::Error;
 pub use resources::{
-    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts, Operation,
-    OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
+    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts,
+    Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -127,7 +127,8 @@ impl Client {
             Some(version) => json!({"spec": {"pg_version": version}}),
             None => json!({}),
         };
-        let operation = self.call(Method::POST, &format!("{PG}/projects?project_id={id}"), Some(body)).await?;
+        let operation =
+            self.call(Method::POST, &format!("{PG}/projects?project_id={id}"), Some(body)).await?;
         self.finish(operation).await
     }
 
@@ -184,7 +185,13 @@ impl Client {
     ///
     /// # Errors
     /// It cannot be deleted, or as for every call.
-    pub async fn delete_branch(&self, project: &str, branch: &str, cascade: bool, purge: bool) -> Result<(), Error> {
+    pub async fn delete_branch(
+        &self,
+        project: &str,
+        branch: &str,
+        cascade: bool,
+        purge: bool,
+    ) -> Result<(), Error> {
         let path = format!("{PG}/projects/{project}/branches/{branch}?cascade={cascade}&purge={purge}");
         let operation = self.call(Method::DELETE, &path, None).await?;
         self.finish::<Value>(operation).await.map(drop)

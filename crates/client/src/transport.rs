@@ -17,7 +17,12 @@ pub(crate) struct Answer {
 }
 
 impl Client {
-    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, Error> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Answer, Error> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the answer; its errors come up in the call itself.
@@ -88,10 +93,8 @@ fn refusal(status: StatusCode, body: Value) -> Error {
     let message = text("message");
     let message = message.split(" [TraceId:").next().unwrap_or_default().to_owned();
     let details = body["details"].as_array().into_iter().flatten();
-    let hint = details
-        .filter_map(|detail| detail["links"][0]["description"].as_str())
-        .map(str::to_owned)
-        .next();
+    let hint =
+        details.filter_map(|detail| detail["links"][0]["description"].as_str()).map(str::to_owned).next();
     Error::Refused { status: status.as_u16(), code: text("error_code"), message, hint }
 }
 
@@ -141,7 +144,10 @@ mod tests {
         assert_eq!(error.to_string(), "branch id not found");
         assert!(matches!(error, Error::Refused { hint: Some(hint), .. } if hint == "try another"));
         let request = server.await.unwrap();
-        assert!(request.starts_with("GET /api/2.0/postgres/projects/shop/branches/dev HTTP/1.1\r\n"), "{request}");
+        assert!(
+            request.starts_with("GET /api/2.0/postgres/projects/shop/branches/dev HTTP/1.1\r\n"),
+            "{request}"
+        );
         assert!(request.contains("x-anabranch-agent: bot\r\n"), "{request}");
     }
 

@@ -171,7 +171,10 @@ mod tests {
             dynamic_symbols(&path).unwrap_err().to_string()
         };
         assert_eq!(refusal(b""), "is not a 64-bit little-endian ELF file");
-        assert_eq!(refusal(b"#!/bin/sh\nexec postgres \"$@\"\n# and a comment to be long enough\n"), "is not a 64-bit little-endian ELF file");
+        assert_eq!(
+            refusal(b"#!/bin/sh\nexec postgres \"$@\"\n# and a comment to be long enough\n"),
+            "is not a 64-bit little-endian ELF file"
+        );
         let source = directory.path().join("s.c");
         std::fs::write(&source, "void _start(void) { for (;;); }").unwrap();
         let status = Command::new("cc").args(["-static", "-nostdlib", "-o"]).arg(&path).arg(&source).status();

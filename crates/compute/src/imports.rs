@@ -22,38 +22,35 @@ pub enum Class {
 }
 
 /// Functions that the preload library exports: exactly these.
+#[rustfmt::skip]
 pub const HANDLED: &[&str] = &[
     // Open and close.
     "open", "open64", "openat", "openat64", "creat", "creat64", "__open_2", "__open64_2", "__openat_2",
     "__openat64_2", "close", "dup", "dup2", "dup3", "fcntl", "fcntl64",
     // Read and write.
     "read", "__read_chk", "pread", "pread64", "__pread_chk", "__pread64_chk", "readv", "preadv",
-    "preadv64", "preadv2", "preadv64v2", "write", "pwrite", "pwrite64", "writev", "pwritev",
-    "pwritev64", "pwritev2", "pwritev64v2", "copy_file_range", "sendfile", "sendfile64", "mmap",
-    "mmap64",
+    "preadv64", "write", "pwrite", "pwrite64", "writev", "pwritev", "pwritev64", "copy_file_range",
+    "sendfile", "sendfile64", "mmap", "mmap64",
     // Position, size and durability.
-    "lseek", "lseek64", "ftruncate", "ftruncate64", "truncate", "truncate64", "fallocate",
-    "fallocate64", "posix_fallocate", "posix_fallocate64", "posix_fadvise", "posix_fadvise64", "fsync",
-    "fdatasync", "syncfs", "sync_file_range",
+    "lseek", "lseek64", "ftruncate", "ftruncate64", "truncate", "truncate64", "fallocate", "fallocate64",
+    "posix_fallocate", "posix_fallocate64", "posix_fadvise", "posix_fadvise64", "fsync", "fdatasync",
+    "syncfs", "sync_file_range",
     // Facts about files.
     "stat", "stat64", "lstat", "lstat64", "fstat", "fstat64", "__xstat", "__xstat64", "__lxstat",
-    "__lxstat64", "__fxstat", "__fxstat64", "fstatat", "fstatat64", "__fxstatat", "__fxstatat64",
-    "statx", "access", "faccessat", "readlink", "readlinkat", "chmod", "fchmod", "utime", "utimes",
-    "utimensat", "futimens",
+    "__lxstat64", "__fxstat", "__fxstat64", "fstatat", "fstatat64", "__fxstatat", "__fxstatat64", "statx",
+    "access", "faccessat", "readlink", "readlinkat", "chmod", "utime", "utimes", "utimensat",
     // Names.
     "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat",
     "mkdir", "mkdirat", "rmdir", "remove", "chdir", "fchdir",
     // Directories.
-    "opendir", "fdopendir", "readdir", "readdir64", "closedir", "rewinddir", "dirfd", "telldir",
-    "seekdir",
+    "opendir", "readdir", "readdir64", "closedir", "rewinddir", "dirfd", "telldir", "seekdir",
     // Streams: opening, and whatever may write the buffer out.
-    "fopen", "fopen64", "freopen", "freopen64", "fdopen", "fclose", "fwrite", "fputs", "fputc", "putc",
-    "_IO_putc", "fflush", "fseek", "fseeko", "fseeko64", "rewind", "setvbuf",
-    // Other programs.
-    "popen", "system", "execv", "execve", "execvp",
+    "fopen", "fopen64", "freopen", "freopen64", "fclose", "fwrite", "fputs", "fputc", "putc", "_IO_putc",
+    "fflush", "fseek", "fseeko", "fseeko64", "setvbuf",
 ];
 
 /// File functions that cannot do harm without a hook.
+#[rustfmt::skip]
 const HARMLESS: &[&str] = &[
     // Read a stream that came from an interposed `fopen`, or look at one.
     "fread", "_IO_fread", "__fread_chk", "fread_unlocked", "__fread_unlocked_chk", "fgets", "__fgets_chk",
@@ -79,8 +76,12 @@ const HARMLESS: &[&str] = &[
     // Facts about the file system, the same for every layer, and wishes to the page cache.
     "statfs", "statfs64", "fstatfs", "fstatfs64", "statvfs", "statvfs64", "fstatvfs", "fstatvfs64",
     "pathconf", "fpathconf", "readahead",
-    // Ends what `popen` began, or loads a library, which is checked on its own.
-    "pclose", "dlopen", "dlmopen",
+    // Other programs run without the preload library. They find the directory as it is: settings, logs
+    // and WAL, which are real, and nothing in place of the layered files.
+    "popen", "pclose", "system", "execv", "execve", "execvp", "execl", "execle", "execlp", "execvpe",
+    "posix_spawn", "posix_spawnp",
+    // A library is checked on its own.
+    "dlopen", "dlmopen",
     // No path: a queue that nothing is put into without `inotify_add_watch`.
     "inotify_init", "inotify_init1", "inotify_rm_watch",
 ];
@@ -90,58 +91,58 @@ const HARMLESS: &[&str] = &[
 const HARMLESS_PREFIXES: &[&str] = &["io_uring_"];
 
 /// The other file functions of the C library (glibc, and what programs take for part of it).
+#[rustfmt::skip]
 const UNKNOWN: &[&str] = &[
     // Any system call by number.
     "syscall",
     // Other names of handled functions.
     "__open", "__open64", "__open_nocancel", "__open64_nocancel", "__libc_open", "__libc_open64",
     "__close", "__close_nocancel", "__libc_close", "__read", "__read_nocancel", "__libc_read",
-    "__pread64", "__pread64_nocancel", "__libc_pread", "__libc_pread64", "__write",
-    "__write_nocancel", "__libc_write", "__pwrite64", "__libc_pwrite", "__libc_pwrite64", "__lseek",
-    "__libc_lseek", "__libc_lseek64", "llseek", "__llseek", "__fcntl", "__libc_fcntl",
-    "__libc_fcntl64", "__dup2", "__fstat64", "__mmap", "__statfs", "__libc_system", "_IO_fopen",
-    "_IO_fclose", "_IO_fdopen", "_IO_fwrite", "_IO_fputs", "_IO_fflush", "_IO_popen", "_IO_setvbuf",
-    "_IO_file_fopen", "_IO_file_open", "_IO_file_close", "_IO_file_write", "_IO_file_read",
-    "_IO_file_attach", "_IO_file_seek", "_IO_file_sync", "_IO_file_stat", "_IO_flush_all", "_IO_do_write", "__overflow", "__woverflow", "__fseeko64",
+    "__pread64", "__pread64_nocancel", "__libc_pread", "__libc_pread64", "__write", "__write_nocancel",
+    "__libc_write", "__pwrite64", "__libc_pwrite", "__libc_pwrite64", "__lseek", "__libc_lseek",
+    "__libc_lseek64", "llseek", "__llseek", "__fcntl", "__libc_fcntl", "__libc_fcntl64", "__dup2",
+    "__fstat64", "__mmap", "__statfs", "__libc_system", "_IO_fopen", "_IO_fclose", "_IO_fdopen",
+    "_IO_fwrite", "_IO_fputs", "_IO_fflush", "_IO_popen", "_IO_setvbuf", "_IO_file_fopen",
+    "_IO_file_open", "_IO_file_close", "_IO_file_write", "_IO_file_read", "_IO_file_attach",
+    "_IO_file_seek", "_IO_file_sync", "_IO_file_stat", "_IO_flush_all", "_IO_do_write", "__overflow",
+    "__woverflow", "__fseeko64",
     // Open and close.
     "openat2", "open_by_handle_at", "name_to_handle_at", "open_tree", "close_range", "closefrom",
     "fcloseall", "pidfd_getfd",
     // Read and write.
-    "splice", "tee", "vmsplice", "remap_file_pages", "process_vm_writev", "aio_read", "aio_read64",
-    "aio_write", "aio_write64", "aio_fsync", "aio_fsync64", "aio_cancel", "aio_cancel64", "aio_return",
-    "aio_return64", "aio_error", "aio_error64", "aio_suspend", "aio_suspend64", "aio_init",
-    "lio_listio", "lio_listio64", "io_setup", "io_submit", "io_getevents", "io_cancel", "io_destroy",
-    "ioctl", "flock", "lockf", "lockf64", "sync",
+    "preadv2", "preadv64v2", "pwritev2", "pwritev64v2", "splice", "tee", "vmsplice", "remap_file_pages",
+    "process_vm_writev", "aio_read", "aio_read64", "aio_write", "aio_write64", "aio_fsync", "aio_fsync64",
+    "aio_cancel", "aio_cancel64", "aio_return", "aio_return64", "aio_error", "aio_error64", "aio_suspend",
+    "aio_suspend64", "aio_init", "lio_listio", "lio_listio64", "io_setup", "io_submit", "io_getevents",
+    "io_cancel", "io_destroy", "ioctl", "flock", "lockf", "lockf64", "sync",
     // Facts about files.
-    "fchmodat", "lchmod", "fchown", "fchownat", "lchown", "chflags", "fchflags", "euidaccess",
-    "eaccess", "faccessat2", "futimes", "lutimes", "futimesat", "__readlink_chk", "__readlinkat_chk",
-    "getxattr", "lgetxattr", "fgetxattr", "setxattr", "lsetxattr", "fsetxattr", "listxattr",
-    "llistxattr", "flistxattr", "removexattr", "lremovexattr", "fremovexattr", "ustat", "ftok",
-    "quotactl", "mincore",
+    "fchmod", "futimens", "fchmodat", "lchmod", "fchown", "fchownat", "lchown", "chflags", "fchflags",
+    "euidaccess", "eaccess", "faccessat2", "futimes", "lutimes", "futimesat", "__readlink_chk",
+    "__readlinkat_chk", "getxattr", "lgetxattr", "fgetxattr", "setxattr", "lsetxattr", "fsetxattr",
+    "listxattr", "llistxattr", "flistxattr", "removexattr", "lremovexattr", "fremovexattr", "ustat",
+    "ftok", "quotactl", "mincore",
     // Names.
-    "mknod", "mknodat", "__xmknod", "__xmknodat", "mkfifo", "mkfifoat", "mktemp", "__mktemp",
-    "mkstemp", "mkstemp64", "mkostemp", "mkostemp64", "mkstemps", "mkstemps64", "mkostemps",
-    "mkostemps64", "mkdtemp", "tmpfile", "tmpfile64", "tmpnam", "tmpnam_r", "tempnam", "chroot",
-    "pivot_root", "mount", "umount", "umount2", "move_mount", "swapon", "acct", "revoke",
-    "inotify_add_watch", "fanotify_init", "fanotify_mark",
+    "mknod", "mknodat", "__xmknod", "__xmknodat", "mkfifo", "mkfifoat", "mktemp", "__mktemp", "mkstemp",
+    "mkstemp64", "mkostemp", "mkostemp64", "mkstemps", "mkstemps64", "mkostemps", "mkostemps64",
+    "mkdtemp", "tmpfile", "tmpfile64", "tmpnam", "tmpnam_r", "tempnam", "chroot", "pivot_root", "mount",
+    "umount", "umount2", "move_mount", "swapon", "acct", "revoke", "inotify_add_watch", "fanotify_init",
+    "fanotify_mark",
     // Directories.
-    "readdir_r", "readdir64_r", "getdents", "getdents64", "getdirentries", "getdirentries64",
+    "fdopendir", "readdir_r", "readdir64_r", "getdents", "getdents64", "getdirentries", "getdirentries64",
     "scandir", "scandir64", "scandirat", "scandirat64", "ftw", "ftw64", "nftw", "nftw64", "glob",
     "glob64", "fts_open", "fts64_open", "fts_read", "fts64_read", "fts_children", "fts64_children",
     "fts_close", "fts64_close", "fts_set", "fts64_set", "wordexp",
     // Streams.
-    "fprintf", "_IO_fprintf", "__fprintf_chk", "vfprintf", "_IO_vfprintf", "__vfprintf_chk", "dprintf",
-    "__dprintf_chk", "vdprintf", "__vdprintf_chk", "fwrite_unlocked", "fputs_unlocked",
-    "fputc_unlocked", "putc_unlocked", "putw", "fputwc", "fputwc_unlocked", "putwc", "putwc_unlocked",
-    "fputws", "fputws_unlocked", "fwprintf", "__fwprintf_chk", "vfwprintf", "__vfwprintf_chk",
-    "fflush_unlocked", "_flushlbf", "__fpurge", "fpurge", "fsetpos", "fsetpos64", "_IO_fsetpos",
-    "_IO_fsetpos64", "setbuf", "setbuffer", "setlinebuf", "_IO_setbuffer",
+    "fdopen", "rewind", "fprintf", "_IO_fprintf", "__fprintf_chk", "vfprintf", "_IO_vfprintf",
+    "__vfprintf_chk", "dprintf", "__dprintf_chk", "vdprintf", "__vdprintf_chk", "fwrite_unlocked",
+    "fputs_unlocked", "fputc_unlocked", "putc_unlocked", "putw", "fputwc", "fputwc_unlocked", "putwc",
+    "putwc_unlocked", "fputws", "fputws_unlocked", "fwprintf", "__fwprintf_chk", "vfwprintf",
+    "__vfwprintf_chk", "fflush_unlocked", "_flushlbf", "__fpurge", "fpurge", "fsetpos", "fsetpos64",
+    "_IO_fsetpos", "_IO_fsetpos64", "setbuf", "setbuffer", "setlinebuf", "_IO_setbuffer",
     // Other programs.
-    "execl", "execle", "execlp", "execvpe", "execveat", "fexecve", "posix_spawn", "posix_spawnp",
-    "pidfd_spawn", "pidfd_spawnp",
-    "posix_spawn_file_actions_addopen", "posix_spawn_file_actions_addchdir_np",
-    "posix_spawn_file_actions_addchdir", "posix_spawn_file_actions_addfchdir_np",
-    "posix_spawn_file_actions_addfchdir", "uselib",
+    "execveat", "fexecve", "pidfd_spawn", "pidfd_spawnp", "posix_spawn_file_actions_addopen",
+    "posix_spawn_file_actions_addchdir_np", "posix_spawn_file_actions_addchdir",
+    "posix_spawn_file_actions_addfchdir_np", "posix_spawn_file_actions_addfchdir", "uselib",
 ];
 
 /// Why a `postgres` must not run on a branch.
@@ -183,8 +184,8 @@ pub fn classify(name: &str) -> Class {
 /// # Errors
 /// Names the binary and each function that is neither; or says why the binary cannot be checked.
 pub fn check_postgres(binary: &Path) -> Result<(), Refused> {
-    let names = check_library(binary)
-        .map_err(|source| Refused::NotReadable { binary: binary.to_owned(), source })?;
+    let names =
+        check_library(binary).map_err(|source| Refused::NotReadable { binary: binary.to_owned(), source })?;
     if names.is_empty() { Ok(()) } else { Err(Refused::Functions { binary: binary.to_owned(), names }) }
 }
 
@@ -261,7 +262,11 @@ mod tests {
     fn what_cannot_be_checked_is_refused() {
         let directory = Directory::new("imports");
         let script = directory.path().join("postgres");
-        std::fs::write(&script, "#!/bin/sh\nexec /usr/libexec/postgres \"$@\" # a wrapper, not the server itself\n").unwrap();
+        std::fs::write(
+            &script,
+            "#!/bin/sh\nexec /usr/libexec/postgres \"$@\" # a wrapper, not the server itself\n",
+        )
+        .unwrap();
         assert_eq!(
             check_postgres(&script).unwrap_err().to_string(),
             format!("{} is not a 64-bit little-endian ELF file", script.display())
@@ -275,20 +280,62 @@ mod tests {
         // What looks like a file function: part of the name.
         const STEMS: &[&str] = &[
             "open", "read", "write", "stat", "link", "dir", "sync", "trunc", "falloc", "chmod", "chown",
-            "utime", "xattr", "creat", "rename", "seek", "mmap", "dup", "fcntl", "ioctl", "exec",
-            "spawn", "temp", "tmp", "ftw", "glob", "fts", "aio_",
+            "utime", "xattr", "creat", "rename", "seek", "mmap", "dup", "fcntl", "ioctl", "exec", "spawn",
+            "temp", "tmp", "ftw", "glob", "fts", "aio_",
         ];
         // Families that have to do with other things.
         const OTHERS: &[&str] = &[
-            "thread", "clnt", "svc", "xdr", "auth", "argz", "posix_spawnattr_",
-            "posix_spawn_file_actions_", "timer", "epoll", "mq_", "sem_", "alloc_buffer", "eventfd_",
-            "state", "utmp", "wtmp", "hcreate", "stats", "pty", "rpc", "strdup", "strndup", "wcsdup",
+            "thread",
+            "clnt",
+            "svc",
+            "xdr",
+            "auth",
+            "argz",
+            "posix_spawnattr_",
+            "posix_spawn_file_actions_",
+            "timer",
+            "epoll",
+            "mq_",
+            "sem_",
+            "alloc_buffer",
+            "eventfd_",
+            "state",
+            "utmp",
+            "wtmp",
+            "hcreate",
+            "stats",
+            "pty",
+            "rpc",
+            "strdup",
+            "strndup",
+            "wcsdup",
         ];
         const SINGLE: &[&str] = &[
-            "argp_err_exit_status", "catopen", "create_module", "dirname", "duplocale", "fmemopen",
-            "fopencookie", "fsopen", "glob_pattern_p", "globfree", "globfree64", "iconv_open",
-            "memfd_create", "posix_openpt", "open_memstream", "open_wmemstream", "openlog", "pidfd_open",
-            "process_vm_readv", "re_exec", "regexec", "rexec", "rexec_af", "rexecoptions", "thrd_create",
+            "argp_err_exit_status",
+            "catopen",
+            "create_module",
+            "dirname",
+            "duplocale",
+            "fmemopen",
+            "fopencookie",
+            "fsopen",
+            "glob_pattern_p",
+            "globfree",
+            "globfree64",
+            "iconv_open",
+            "memfd_create",
+            "posix_openpt",
+            "open_memstream",
+            "open_wmemstream",
+            "openlog",
+            "pidfd_open",
+            "process_vm_readv",
+            "re_exec",
+            "regexec",
+            "rexec",
+            "rexec_af",
+            "rexecoptions",
+            "thrd_create",
             "tss_create",
         ];
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -299,7 +346,9 @@ mod tests {
         // A leading underscore is glibc's own, apart from the aliases that stand in the lists.
         names.retain(|name| !name.starts_with('_') && classify(name) == Class::NotFile);
         names.retain(|name| STEMS.iter().any(|stem| name.contains(stem)));
-        names.retain(|name| !OTHERS.iter().any(|stem| name.contains(stem)) && !SINGLE.contains(&name.as_str()));
+        names.retain(|name| {
+            !OTHERS.iter().any(|stem| name.contains(stem)) && !SINGLE.contains(&name.as_str())
+        });
         assert_eq!(names, [""; 0]);
     }
 }

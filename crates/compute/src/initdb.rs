@@ -85,6 +85,10 @@ pub fn initdb(
         command.uid(user.uid).gid(user.gid);
     }
     let parent = directory.parent().unwrap_or(Path::new("/"));
+    if directory.is_absolute() {
+        // The caller's own directory may be closed to the user.
+        command.current_dir("/");
+    }
     command.stdin(secret_file(parent, password, run_as).map_err(io("writing into", parent))?);
     let output = command.output().map_err(io("starting", &program))?;
     if !output.status.success() {
@@ -96,12 +100,8 @@ pub fn initdb(
 
 /// A file that holds the password and has no name, so that even a crash leaves nothing to read.
 fn secret_file(directory: &Path, password: &str, owner: Option<&User>) -> std::io::Result<Stdio> {
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_TMPFILE)
-        .open(directory)?;
+    let mut file =
+        File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(directory)?;
     file.write_all(password.as_bytes())?;
     file.rewind()?;
     if let Some(user) = owner {
@@ -145,7 +145,10 @@ mod tests {
             let provider = cluster.query("SELECT datlocprovider FROM pg_database WHERE datname = 'postgres'");
             assert_eq!(provider, [if server.major >= 17 { "b" } else { "c" }]);
             // By code point, whatever the provider.
-            assert_eq!(cluster.query("SELECT x FROM (VALUES ('a'), ('B'), ('ä')) v(x) ORDER BY x"), ["B", "a", "ä"]);
+            assert_eq!(
+                cluster.query("SELECT x FROM (VALUES ('a'), ('B'), ('ä')) v(x) ORDER BY x"),
+                ["B", "a", "ä"]
+            );
             if server.major >= 17 {
                 assert_eq!(cluster.query("SELECT upper('ä')"), ["Ä"]);
             }
@@ -173,7 +176,8 @@ mod tests {
         assert!(!format!("{error:?}").contains(PASSWORD));
 
         let reserved = cluster.data_dir().with_file_name("other");
-        let error = initdb(&testing::server(), &reserved, "pg_reserved", PASSWORD, user.as_ref()).unwrap_err();
+        let error =
+            initdb(&testing::server(), &reserved, "pg_reserved", PASSWORD, user.as_ref()).unwrap_err();
         assert!(error.to_string().contains("pg_reserved"), "{error}");
         assert!(!reserved.exists());
         let left = std::fs::read_dir(cluster.data_dir().parent().unwrap()).unwrap().count();

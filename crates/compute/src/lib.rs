@@ -4,6 +4,7 @@ pub mod engine;
 pub mod server;
 pub mod elf;
 pub mod initdb;
+pub mod platform;
 pub mod process;
 pub mod settings;
 pub mod imports;

@@ -33,7 +33,8 @@ impl Machine {
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
         let runs = |path: &PathBuf| {
-            std::fs::metadata(path).is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+            std::fs::metadata(path)
+                .is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
         };
         self.path.iter().map(|directory| directory.join(name)).find(runs)
     }
@@ -51,7 +52,13 @@ impl Machine {
             add(directory);
         }
         // Debian and Ubuntu; Red Hat, Fedora and SUSE; Arch and a build from source; Homebrew.
-        let families = [("usr/lib/postgresql", ""), ("usr", "pgsql-"), ("usr/lib", "postgresql"), ("home/linuxbrew/.linuxbrew/opt", "postgresql@"), ("opt/homebrew/opt", "postgresql@")];
+        let families = [
+            ("usr/lib/postgresql", ""),
+            ("usr", "pgsql-"),
+            ("usr/lib", "postgresql"),
+            ("home/linuxbrew/.linuxbrew/opt", "postgresql@"),
+            ("opt/homebrew/opt", "postgresql@"),
+        ];
         for (parent, prefix) in families {
             let mut majors = majors_in(&self.root.join(parent), prefix);
             majors.sort_by_key(|&major| (major != wanted, std::cmp::Reverse(major)));
@@ -150,8 +157,14 @@ mod tests {
         };
         assert!(hint("PRETTY_NAME=\"Debian\"\nID=debian\n").contains("apt install postgresql-17 "));
         assert!(hint("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n").contains("apt install postgresql-17 "));
-        assert!(hint("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n").contains("dnf install postgresql17-server "));
-        assert!(hint("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n").contains("zypper install postgresql17-server "));
+        assert!(
+            hint("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n")
+                .contains("dnf install postgresql17-server ")
+        );
+        assert!(
+            hint("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n")
+                .contains("zypper install postgresql17-server ")
+        );
         assert!(hint("ID=arch\n").contains("pacman -S postgresql "));
         assert_eq!(hint("ID=void\n"), "install PostgreSQL 17 and name its directory with --pg-bin");
         assert_eq!(hint(""), "install PostgreSQL 17 and name its directory with --pg-bin");
@@ -166,14 +179,30 @@ mod tests {
             std::fs::create_dir_all(&directory).unwrap();
             std::fs::write(directory.join("postgres"), "").unwrap();
         };
-        for directory in ["usr/lib/postgresql/15/bin", "usr/lib/postgresql/9/bin", "usr/lib/postgresql/17/bin", "usr/pgsql-18/bin", "usr/local/pgsql/bin"] {
+        for directory in [
+            "usr/lib/postgresql/15/bin",
+            "usr/lib/postgresql/9/bin",
+            "usr/lib/postgresql/17/bin",
+            "usr/pgsql-18/bin",
+            "usr/local/pgsql/bin",
+        ] {
             place(directory);
         }
         std::fs::create_dir_all(root.path().join("usr/lib/postgresql/16/bin")).unwrap();
         std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
-        std::os::unix::fs::symlink(root.path().join("usr/pgsql-18/bin/postgres"), root.path().join("usr/bin/postgres")).unwrap();
+        std::os::unix::fs::symlink(
+            root.path().join("usr/pgsql-18/bin/postgres"),
+            root.path().join("usr/bin/postgres"),
+        )
+        .unwrap();
         let found = machine.server_directories(17);
-        let expected = ["usr/lib/postgresql/17/bin", "usr/lib/postgresql/15/bin", "usr/lib/postgresql/9/bin", "usr/pgsql-18/bin", "usr/local/pgsql/bin"];
+        let expected = [
+            "usr/lib/postgresql/17/bin",
+            "usr/lib/postgresql/15/bin",
+            "usr/lib/postgresql/9/bin",
+            "usr/pgsql-18/bin",
+            "usr/local/pgsql/bin",
+        ];
         assert_eq!(found, expected.map(|directory| root.path().join(directory)));
     }
 

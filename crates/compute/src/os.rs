@@ -80,8 +80,7 @@ pub fn file_system_type(path: &Path) -> Result<u32> {
 pub fn set_attribute(file: &impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: name and value are valid for the call, with the value's own length.
-    check(unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
-        .map(drop)
+    check(unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
 }
 
 /// Version of the C library this program runs on, e.g. `2.36`; `None` where it is not glibc.

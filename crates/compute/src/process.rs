@@ -134,11 +134,11 @@ fn list(pids: &[i32]) -> String {
     pids.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The line that says why: the last one of the gravest kind.
+/// Why, in the words of the last line of the gravest kind.
 fn telling(log: &[String]) -> &str {
-    let last_with = |mark: &str| log.iter().rev().find(|line| line.contains(mark));
-    let line = ["PANIC:", "FATAL:", "ERROR:"].into_iter().find_map(last_with).or(log.last());
-    line.map_or("it logged nothing", |line| line.trim())
+    let last_with = |mark: &str| log.iter().rev().find_map(|line| line.find(mark).map(|at| &line[at..]));
+    let why = ["PANIC:", "FATAL:", "ERROR:"].into_iter().find_map(last_with);
+    why.or(log.last().map(String::as_str)).map_or("it logged nothing", str::trim)
 }
 
 /// Starts `postgres` and waits until it accepts connections. On an error no process of it is left.
@@ -205,8 +205,8 @@ enum Waited {
 fn await_ready(child: &mut Child, data_directory: &Path, deadline: Instant) -> Result<Waited, Error> {
     let pid = child.id().cast_signed();
     loop {
-        let file = PostmasterFile::read(data_directory)
-            .map_err(io("reading postmaster.pid in", data_directory))?;
+        let file =
+            PostmasterFile::read(data_directory).map_err(io("reading postmaster.pid in", data_directory))?;
         if file.is_some_and(|file| file.pid == pid && file.ready) {
             return Ok(Waited::Ready);
         }
@@ -271,7 +271,8 @@ fn log_tail(mut log: &File, begin: u64) -> Vec<String> {
         log.take(LOG_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes: Vec<u8> = read().unwrap_or_else(|error: std::io::Error| format!("its log: {error}").into_bytes());
+    let bytes: Vec<u8> =
+        read().unwrap_or_else(|error: std::io::Error| format!("its log: {error}").into_bytes());
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| (*line).to_owned()).collect()
@@ -325,6 +326,25 @@ pub fn processes_of(data_directory: &Path) -> Result<Vec<ProcessInfo>, Error> {
     list_processes(data_directory).map_err(io("looking for processes of", data_directory))
 }
 
+/// The live postmaster of a data directory. Costs the same however many processes the machine has.
+///
+/// # Errors
+/// The data directory or its `postmaster.pid` cannot be read.
+pub fn postmaster_of(data_directory: &Path) -> Result<Option<i32>, Error> {
+    let look = || {
+        let Some(file) = PostmasterFile::read(data_directory)? else { return Ok(None) };
+        let wanted = std::fs::metadata(data_directory)?;
+        let place = Path::new("/proc").join(file.pid.to_string());
+        let here = std::fs::metadata(place.join("cwd"))
+            .is_ok_and(|facts| (facts.dev(), facts.ino()) == (wanted.dev(), wanted.ino()));
+        let alive = here
+            && is_postgres(&place.join("exe"))
+            && store::sys::process_start(file.pid.cast_unsigned()).is_some();
+        Ok(alive.then_some(file.pid))
+    };
+    look().map_err(io("looking for the postmaster of", data_directory))
+}
+
 fn list_processes(data_directory: &Path) -> std::io::Result<Vec<ProcessInfo>> {
     let wanted = match std::fs::metadata(data_directory) {
         Ok(facts) => (facts.dev(), facts.ino()),
@@ -354,9 +374,10 @@ fn list_processes(data_directory: &Path) -> std::io::Result<Vec<ProcessInfo>> {
     Ok(found)
 }
 
-/// Some packages wrap the program, so its name only has to hold the word.
+/// Some packages wrap the program, so its name only has to hold the word. A process that is just
+/// ending has no program any more; it counts until it is gone.
 fn is_postgres(exe: &Path) -> bool {
-    let target = std::fs::read_link(exe).unwrap_or_default();
+    let Ok(target) = std::fs::read_link(exe) else { return true };
     target.file_name().is_some_and(|name| name.to_string_lossy().contains("postgres"))
 }
 
@@ -446,16 +467,15 @@ fn signal(pid: i32, signal: i32, data_directory: &Path) -> Result<(), Error> {
 /// # Errors
 /// Somebody has it attached; it is not ours to remove.
 pub fn remove_stale_shared_memory(data_directory: &Path) -> Result<bool, Error> {
-    let file = PostmasterFile::read(data_directory)
-        .map_err(io("reading postmaster.pid in", data_directory))?;
+    let file =
+        PostmasterFile::read(data_directory).map_err(io("reading postmaster.pid in", data_directory))?;
     let Some((key, id)) = file.and_then(|file| file.shared_memory) else { return Ok(false) };
     // After a restart of the machine the id may be another's; the key says whose it is.
     match os::shared_memory(id).filter(|segment| segment.key == key) {
         None => Ok(false),
         Some(segment) if segment.attached > 0 => Err(Error::Attached(data_directory.to_owned())),
         Some(_) => {
-            os::remove_shared_memory(id)
-                .map_err(io("removing the shared memory of", data_directory))?;
+            os::remove_shared_memory(id).map_err(io("removing the shared memory of", data_directory))?;
             Ok(true)
         }
     }
@@ -491,7 +511,8 @@ mod tests {
         let postmasters: Vec<i32> =
             processes.iter().filter(|process| process.is_postmaster).map(|process| process.pid).collect();
         assert_eq!(postmasters, [spawned.pid]);
-        assert!(processes.len() > 3 && processes.iter().all(|process| process.is_server));
+        assert!(processes.len() > 3, "{processes:?}");
+        assert!(processes.iter().all(|process| process.is_server), "{processes:?}");
 
         // What belongs to the process and not to the database.
         let proc = PathBuf::from(format!("/proc/{}", spawned.pid));
@@ -499,18 +520,25 @@ mod tests {
         let session = stat.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().to_owned();
         assert_eq!(session, spawned.pid.to_string());
         let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
-        let files: Vec<&str> =
-            limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+        let files: Vec<&str> = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
         let hard: u64 = files[4].parse().unwrap();
         assert_eq!(files[3].parse::<u64>().unwrap(), hard.min(OPEN_FILES));
         let environment = std::fs::read(proc.join("environ")).unwrap();
-        let names: Vec<&[u8]> =
-            environment.split(|&byte| byte == 0).filter_map(|entry| entry.split(|&byte| byte == b'=').next()).collect();
+        let names: Vec<&[u8]> = environment
+            .split(|&byte| byte == 0)
+            .filter_map(|entry| entry.split(|&byte| byte == b'=').next())
+            .collect();
         for name in names.into_iter().filter(|name| !name.is_empty()) {
             let name = String::from_utf8_lossy(name);
             assert!(["PATH", "LANG", "TZ"].contains(&&*name), "{name}");
         }
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(cluster.log()).unwrap().permissions());
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(cluster.log()).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
 
         let second = spawn(&cluster.spec()).unwrap_err();
@@ -559,14 +587,19 @@ mod tests {
         let data_dir = cluster.data_dir();
         std::thread::scope(|scope| {
             let busy = scope.spawn(|| {
-                cluster.try_query(testing::PASSWORD, "SET application_name = 'busy'; DO $$ BEGIN LOOP NULL; END LOOP; END $$")
+                cluster.try_query(
+                    testing::PASSWORD,
+                    "SET application_name = 'busy'; DO $$ BEGIN LOOP NULL; END LOOP; END $$",
+                )
             });
-            let find = "SELECT pid FROM pg_stat_activity WHERE application_name = 'busy' AND query LIKE 'SET%'";
+            let find =
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'busy' AND query LIKE 'SET%'";
             await_that("the backend is busy", || !cluster.query(find).is_empty());
             let backend: i32 = cluster.query(find)[0].parse().unwrap();
             assert!(os::kill(postmaster, libc::SIGKILL).unwrap());
             await_that("only the busy backend is left", || {
-                let pids: Vec<i32> = processes_of(&data_dir).unwrap().iter().map(|process| process.pid).collect();
+                let pids: Vec<i32> =
+                    processes_of(&data_dir).unwrap().iter().map(|process| process.pid).collect();
                 pids == [backend]
             });
             assert!(!processes_of(&data_dir).unwrap()[0].is_postmaster);
@@ -653,7 +686,10 @@ mod tests {
         let early = "4711\n/data\n1700000000\n5432\n/run\n\n";
         let early_facts = PostmasterFile { shared_memory: None, ready: false, ..expected };
         assert_eq!(PostmasterFile::parse(early), Some(early_facts));
-        assert_eq!(PostmasterFile::parse(&full.replace("5432001", "4294967295")).unwrap().shared_memory, Some((-1, 65538)));
+        assert_eq!(
+            PostmasterFile::parse(&full.replace("5432001", "4294967295")).unwrap().shared_memory,
+            Some((-1, 65538))
+        );
         assert_eq!(PostmasterFile::parse("-4711\n/data\n").unwrap().pid, 4711);
         assert_eq!(PostmasterFile::parse(""), None);
         assert_eq!(PostmasterFile::parse("x\n"), None);

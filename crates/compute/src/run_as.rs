@@ -59,12 +59,12 @@ impl Error {
                 "give --run-as the name of an ordinary user, or run ana as one".to_owned()
             }
             Error::NoUser => {
-                "run ana as an ordinary user, or make one: useradd --system --create-home anabranch".to_owned()
+                "run ana as an ordinary user, or make one: useradd --system --create-home anabranch"
+                    .to_owned()
             }
-            Error::Unreachable { blocked, .. } => format!(
-                "choose another directory with --home, or allow it: chmod o+x {}",
-                blocked.display()
-            ),
+            Error::Unreachable { blocked, .. } => {
+                format!("choose another directory with --home, or allow it: chmod o+x {}", blocked.display())
+            }
             Error::NotWritable { user, path } => format!(
                 "choose another directory with --home, or give it away: chown {user} {}",
                 path.display()
@@ -126,7 +126,10 @@ fn choose_from(
     match find("nobody")?.filter(|user| in_container && user.uid != 0) {
         Some(user) => Ok(Choice {
             user,
-            warning: Some("PostgreSQL runs as nobody, a user that other programs may share; --run-as chooses another".to_owned()),
+            warning: Some(
+                "PostgreSQL runs as nobody, a user that other programs may share; --run-as chooses another"
+                    .to_owned(),
+            ),
         }),
         None => Err(Error::NoUser),
     }
@@ -221,7 +224,13 @@ mod tests {
 
     #[test]
     fn the_named_user_then_anabranch_then_postgres_then_nobody_in_a_container() {
-        let all = [user("root", 0), user("nobody", 65534), user("postgres", 26), user("anabranch", 900), user("me", 1000)];
+        let all = [
+            user("root", 0),
+            user("nobody", 65534),
+            user("postgres", 26),
+            user("anabranch", 900),
+            user("me", 1000),
+        ];
         let name = |choice: Choice| (choice.user.name, choice.warning.is_some());
         let plain = |text: &str| (text.to_owned(), false);
         assert_eq!(name(choose_among(Some("me"), false, &all).unwrap()), plain("me"));
@@ -257,7 +266,8 @@ mod tests {
         };
         let scratch = crate::scratch::Directory::new("reach");
         let base = scratch.path().canonicalize().unwrap();
-        let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let mode =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
         mode(&base, 0o755);
         let closed = base.join("closed");
         let home = closed.join("inner/home");

@@ -11,8 +11,7 @@ impl Directory {
     pub fn new(name: &str) -> Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("ana-{name}-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("ana-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&path, mode).unwrap();

@@ -80,7 +80,10 @@ impl Server {
         let (major, minor) = version_of(&postgres)?;
         let server = Server { bin_dir: bin_dir.to_owned(), major, minor };
         if wanted.is_some_and(|wanted| wanted != major) || !SUPPORTED.contains(&major) {
-            let wanted = wanted.map_or_else(|| format!("{} to {}", SUPPORTED.start(), SUPPORTED.end()), |major| major.to_string());
+            let wanted = wanted.map_or_else(
+                || format!("{} to {}", SUPPORTED.start(), SUPPORTED.end()),
+                |major| major.to_string(),
+            );
             return Err(Unfit::Version { bin_dir: bin_dir.to_owned(), found: server.version(), wanted });
         }
         imports::check_postgres(&postgres)?;
@@ -188,13 +191,25 @@ mod tests {
         };
         place("15", "echo 'postgres (PostgreSQL) 15.18 (Debian)'");
         let broken = place("16", "echo 'libicu.so.60: cannot open' >&2; exit 127");
-        let wrapped = place("17", "echo 'postgres (PostgreSQL) 17.9' # a shell script is no server that can be checked");
+        let wrapped = place(
+            "17",
+            "echo 'postgres (PostgreSQL) 17.9' # a shell script is no server that can be checked",
+        );
         let mut notes = Vec::new();
         let found = find_on(&machine, 17, &mut |note| notes.push(note.to_owned()));
         assert_eq!(found, None);
         assert_eq!(notes.len(), 3, "{notes:?}");
-        assert!(notes[0].starts_with(&format!("passed over: {}/postgres is not", wrapped.display())), "{notes:?}");
-        assert!(notes[1].contains(&format!("{}/postgres --version failed: exit status: 127, libicu.so.60", broken.display())), "{notes:?}");
+        assert!(
+            notes[0].starts_with(&format!("passed over: {}/postgres is not", wrapped.display())),
+            "{notes:?}"
+        );
+        assert!(
+            notes[1].contains(&format!(
+                "{}/postgres --version failed: exit status: 127, libicu.so.60",
+                broken.display()
+            )),
+            "{notes:?}"
+        );
         assert!(notes[2].ends_with("15/bin holds PostgreSQL 15.18, wanted is 17"), "{notes:?}");
 
         // One that fits further down the list is taken.
@@ -222,7 +237,10 @@ mod tests {
         let real = testing::server();
         let bin = root.path().join("tools");
         std::fs::create_dir(&bin).unwrap();
-        testing::script(&bin.join("pg_config"), &format!("[ \"$1\" = --bindir ] && echo {}", real.bin_dir.display()));
+        testing::script(
+            &bin.join("pg_config"),
+            &format!("[ \"$1\" = --bindir ] && echo {}", real.bin_dir.display()),
+        );
         let machine = Machine { root: root.path().to_owned(), path: vec![bin], ..Machine::this() };
         assert_eq!(find_on(&machine, 17, &mut |note| panic!("{note}")), Some(real));
     }

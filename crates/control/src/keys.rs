@@ -51,8 +51,9 @@ impl KeyStore {
         let path = self.path(branch);
         let bytes = std::fs::read(&path)
             .map_err(|source| Error::io(format!("cannot read the keys of branch {branch}"), source))?;
-        let file: KeyFile = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Internal(format!("{} is damaged at line {}", path.display(), error.line())))?;
+        let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::Internal(format!("{} is damaged at line {}", path.display(), error.line()))
+        })?;
         if file.version != VERSION || file.candidates.is_empty() {
             return Err(Error::Internal(format!("{} was written by another version", path.display())));
         }

@@ -138,7 +138,8 @@ fn candidates(
     let offset = short_hash(home.as_os_str().as_bytes());
     let ports = if port == 0 { 0..=0 } else { port..=port.saturating_add(PORTS) };
     let fresh = ports.flat_map(move |port| {
-        let usable = (0u32..).map(move |step| offset.wrapping_add(step) % (1 << ADDRESS_BITS)).filter(is_usable);
+        let usable =
+            (0u32..).map(move |step| offset.wrapping_add(step) % (1 << ADDRESS_BITS)).filter(is_usable);
         usable
             .map(move |place| (IpAddr::V4(Ipv4Addr::from(FIRST_ADDRESS + place)), port))
             .filter(move |(host, port)| {

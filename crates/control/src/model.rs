@@ -108,7 +108,12 @@ pub struct ComputeSettings {
 
 impl Default for ComputeSettings {
     fn default() -> Self {
-        ComputeSettings { min_cu: 1.0, max_cu: 1.0, suspend_seconds: Some(86_400.0), pg_settings: BTreeMap::new() }
+        ComputeSettings {
+            min_cu: 1.0,
+            max_cu: 1.0,
+            suspend_seconds: Some(86_400.0),
+            pg_settings: BTreeMap::new(),
+        }
     }
 }
 

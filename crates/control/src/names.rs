@@ -11,7 +11,9 @@ pub const MAX_ID_LENGTH: usize = 63;
 /// It is missing, too long, or has other characters than lowercase letters, digits and hyphens.
 pub fn check_id(field: &str, id: &str) -> Result<(), Error> {
     if id.is_empty() {
-        return Err(Error::invalid(format!("Field '{field}' is required, expected non-default value (not \"\")!")));
+        return Err(Error::invalid(format!(
+            "Field '{field}' is required, expected non-default value (not \"\")!"
+        )));
     }
     if is_id(id) {
         return Ok(());
@@ -30,10 +32,8 @@ pub fn is_id(id: &str) -> bool {
 /// `feature/Loyalty_Tier` is `feature-loyalty-tier`. A name that is too long is cut and gets a
 /// short hash of the whole, so that two long names stay two identifiers.
 pub fn normalise(name: &str) -> String {
-    let mut id: String = name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
+    let mut id: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     if !id.starts_with(|first: char| first.is_ascii_lowercase()) {
         id = format!("b-{}", id.trim_start_matches('-'));
     }

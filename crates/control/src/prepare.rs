@@ -62,7 +62,11 @@ pub(crate) async fn connect_admin(socket_dir: &Path, candidates: &[Secrets]) -> 
 }
 
 /// Makes the owner's role and database in a new cluster.
-pub(crate) async fn prepare_root(client: &mut Client, secrets: &Secrets, random: &dyn Random) -> Result<(), Error> {
+pub(crate) async fn prepare_root(
+    client: &mut Client,
+    secrets: &Secrets,
+    random: &dyn Random,
+) -> Result<(), Error> {
     let failed = |error| Error::postgres("cannot make the owner's role", error);
     let owner = quote_identifier(&secrets.owner_role);
     let verifier = new_verifier(&secrets.owner_password, scram::CLIENT_ITERATIONS, random)?;
@@ -76,7 +80,11 @@ pub(crate) async fn prepare_root(client: &mut Client, secrets: &Secrets, random:
             .await
             .map_err(failed)?;
     }
-    let verb = if role_exists(&transaction, &secrets.owner_role).await.map_err(failed)? { "ALTER" } else { "CREATE" };
+    let verb = if role_exists(&transaction, &secrets.owner_role).await.map_err(failed)? {
+        "ALTER"
+    } else {
+        "CREATE"
+    };
     transaction
         .batch_execute(&format!(
             "{verb} ROLE {owner} LOGIN CREATEDB CREATEROLE BYPASSRLS PASSWORD '{verifier}'; \
@@ -99,11 +107,17 @@ pub(crate) async fn prepare_root(client: &mut Client, secrets: &Secrets, random:
             .await
             .map_err(failed)?;
     }
-    Ok(())
+    // A branch replays its parent's log since the last checkpoint: the first ones shall not have
+    // to replay the making of the database.
+    client.batch_execute("CHECKPOINT").await.map_err(failed)
 }
 
 /// Makes a child its own: new secrets, no live subscription. One transaction.
-pub(crate) async fn prepare_child(client: &mut Client, secrets: &Secrets, random: &dyn Random) -> Result<(), Error> {
+pub(crate) async fn prepare_child(
+    client: &mut Client,
+    secrets: &Secrets,
+    random: &dyn Random,
+) -> Result<(), Error> {
     let failed = |error| Error::postgres("cannot give the branch keys of its own", error);
     let admin = new_verifier(&secrets.admin_password, scram::DAEMON_ITERATIONS, random)?;
     let owner = new_verifier(&secrets.owner_password, scram::CLIENT_ITERATIONS, random)?;

@@ -26,6 +26,9 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// Finished operations are kept this long.
 const OPERATION_HISTORY: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// Sizes of branches are counted this often.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+
 /// Background work between rounds, and what it needs to know of the last one.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -92,7 +95,14 @@ impl Control {
 
     /// A task of its own: it may take long, and expiry must not wait for it.
     async fn maintenance(self: Arc<Self>) {
+        let mut counted: Option<std::time::Instant> = None;
         while self.pause().await {
+            if counted.is_none_or(|when| when.elapsed() > COUNT_EVERY) {
+                if let Err(error) = self.blocking(|control| control.count_all_bytes()).await {
+                    tracing::error!(%error, "the sizes of branches are not known");
+                }
+                counted = Some(std::time::Instant::now());
+            }
             if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {
                 tracing::error!(%error, "background work of the store failed");
             }
@@ -147,9 +157,8 @@ impl Control {
 
     /// Finishes or undoes what an earlier daemon began to make.
     async fn finish_creates(self: &Arc<Self>) -> Result<(), Error> {
-        let rows = self
-            .blocking(|control| control.db.read(|c| branches::in_state(c, State::Creating)))
-            .await?;
+        let rows =
+            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Creating))).await?;
         for branch in rows {
             let owner = if branch.source.is_some() { branch.uid.clone() } else { branch.project.clone() };
             let Some(_claim) = self.claim(&owner) else { continue };
@@ -197,7 +206,8 @@ impl Control {
                     let rows = branches::expired(tx, now)?;
                     for branch in &rows {
                         control.mark_deleted(tx, branch.clone(), now, false, Some("expired"))?;
-                        let project = projects::by_uid(tx, &branch.project)?.map_or_else(String::new, |p| p.id);
+                        let project =
+                            projects::by_uid(tx, &branch.project)?.map_or_else(String::new, |p| p.id);
                         let target = format!("projects/{project}/branches/{}", branch.id);
                         control.note(tx, &Principal::daemon(), "branch.expire", &target, "done", "")?;
                     }
@@ -214,9 +224,8 @@ impl Control {
 
     /// Frees the data of branches whose grace time is over.
     async fn purge(self: &Arc<Self>) -> Result<(), Error> {
-        let due = self
-            .blocking(|control| control.db.read(|c| branches::purgeable(c, control.clock.now())))
-            .await?;
+        let due =
+            self.blocking(|control| control.db.read(|c| branches::purgeable(c, control.clock.now()))).await?;
         // Children before parents: a parent's layers come free only after those that stand on them.
         for branch in due.into_iter().rev() {
             self.retire_or_log(&branch.uid).await;
@@ -239,6 +248,7 @@ impl Control {
     async fn finish_deletes(self: &Arc<Self>) -> Result<(), Error> {
         let running = self.blocking(|control| control.db.read(operations::all_running)).await?;
         for operation in running.into_iter().filter(|operation| operation.verb == Verb::Delete) {
+            let Some(_claim) = self.claim(&operation.uid) else { continue };
             self.finish_one_delete(operation).await?;
         }
         Ok(())
@@ -277,8 +287,7 @@ impl Control {
 
     /// Listens for every live branch.
     async fn open_all_endpoints(self: &Arc<Self>) -> Result<(), Error> {
-        let rows =
-            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Ready))).await?;
+        let rows = self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Ready))).await?;
         for branch in rows {
             if key_of(&branch.uid).is_err() || self.watch.is_stopped() {
                 continue;

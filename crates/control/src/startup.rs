@@ -81,7 +81,8 @@ mod tests {
     async fn a_driver_shows_the_message_and_hint() {
         let (client, mut server) = tokio::io::duplex(4096);
         let refusing = tokio::spawn(async move {
-            refuse(&mut server, CANNOT_CONNECT_NOW, "branch \"dev\" did not start", Some("see the log")).await;
+            refuse(&mut server, CANNOT_CONNECT_NOW, "branch \"dev\" did not start", Some("see the log"))
+                .await;
         });
         let config: tokio_postgres::Config = "user=a dbname=b".parse().unwrap();
         let error = match config.connect_raw(client, tokio_postgres::NoTls).await {

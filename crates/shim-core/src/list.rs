@@ -39,7 +39,7 @@ impl Tracker {
         let top = self.gate.top_slot();
         let layer = self.layer(top)?;
         let (mut hidden, mut names) = (BTreeSet::new(), BTreeSet::new());
-        let removed = add_listing(&layer, path, &hidden, &mut names)?;
+        let removed = add_listing(layer, path, &hidden, &mut names)?;
         hidden.extend(removed);
         if path.is_root() || !layer.hides(path)? {
             self.stack.list_below(top, path, &mut hidden, &mut names)?;

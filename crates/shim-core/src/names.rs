@@ -78,7 +78,7 @@ impl Tracker {
         }
         let layer = self.layer(inside.top)?;
         if self.stack.find_below(inside.top, path)?.is_some() {
-            self.white_out(&layer, path)?;
+            self.white_out(layer, path)?;
         }
         if !self.put_in_trash(path, inside.top)? {
             match sys::unlinkat(layer.files, path.as_cstr(), 0) {
@@ -86,7 +86,7 @@ impl Tracker {
                 Err(errno) => return Err(errno),
             }
         }
-        self.retire(&layer, path);
+        self.retire(layer, path);
         Ok(())
     }
 
@@ -139,6 +139,10 @@ impl Tracker {
 
     /// `rename(2)`.
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Outcome<()> {
+        if self.shares_segment(from) {
+            // PostgreSQL then removes the segment instead of using it again.
+            return Some(self.refuse_rename());
+        }
         let (from, to) = match (self.resolve(from), self.resolve(to)) {
             (Err(errno), _) | (_, Err(errno)) => return Some(Err(errno)),
             (Ok(from), Ok(to)) => (from, to),
@@ -181,7 +185,7 @@ impl Tracker {
         }
         make_directories(layer.files, &to.parent())?;
         if self.stack.find_below(inside.top, from)?.is_some() {
-            self.white_out(&layer, from)?;
+            self.white_out(layer, from)?;
         }
         let arena = layer.arena().ok_or(Errno::DAMAGED)?;
         let class = if whole_to { arena::WHOLE } else { 0 };
@@ -192,9 +196,18 @@ impl Tracker {
         sys::close(fd);
         stored?;
         sys::renameat(layer.files, from.as_cstr(), layer.files, to.as_cstr())?;
-        self.retire(&layer, to);
-        self.retire(&layer, from);
+        self.retire(layer, to);
+        self.retire(layer, from);
         self.add_record(to, whole_to, inside.top, number).map(drop)
+    }
+
+    /// Whether this is a WAL segment that a child has a hard link to.
+    fn shares_segment(&self, path: &[u8]) -> bool {
+        let name = path.strip_prefix(&self.settings.data_directory[..]).unwrap_or(path);
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let segment = pgdata::class::wal_segment(name, self.settings.wal_segment_size);
+        let Some(Ok(path)) = segment.and_then(|_| RelPath::normalize(path)) else { return false };
+        self.inside() && sys::fstatat(sys::AT_FDCWD, path.as_cstr(), 0).is_ok_and(|stat| stat.st_nlink > 1)
     }
 
     fn refuse_rename(&self) -> Result<()> {
@@ -271,9 +284,9 @@ impl Tracker {
             }
             let layer = self.layer(inside.top)?;
             if self.stack.find_below(inside.top, &path)?.is_some() {
-                self.white_out(&layer, &path)?;
+                self.white_out(layer, &path)?;
             }
-            self.remove_own_directory(&layer, &path)
+            self.remove_own_directory(layer, &path)
         };
         Some(remove())
     }

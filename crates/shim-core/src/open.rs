@@ -14,7 +14,7 @@ use store::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY, O_RDWR};
 use crate::Outcome;
 use crate::descriptors::{Kind, Tracked};
 use crate::resolve::Target;
-use crate::tracker::Tracker;
+use crate::tracker::{Rare, Tracker};
 
 /// What a path turned out to be.
 pub(crate) enum Discovered {
@@ -51,12 +51,34 @@ impl Tracker {
             .map_err(|_| Errno(libc::EINVAL))?;
         let changes = flags & (libc::O_CREAT | libc::O_TRUNC) != 0;
         let inside = if changes { Some(self.enter()?) } else { None };
-        let fd = sys::openat(sys::AT_FDCWD, &path, flags, mode)?;
+        let mut fd = sys::openat(sys::AT_FDCWD, &path, flags, mode)?;
         drop(inside);
+        // Safety net: a segment that a child shares by a hard link is complete and never written
+        // again. Should a server try, it gets its own copy first.
+        if flags & libc::O_ACCMODE != O_RDONLY && sys::fstat(fd)?.st_nlink > 1 {
+            fd = self.own_segment(fd, &path, flags)?;
+        }
         if let Some(segment) = pgdata::class::wal_segment(name, self.settings.wal_segment_size) {
             self.descriptors.set(fd, Tracked { kind: Kind::Stream(segment), slot: 0, flags });
         }
         Ok(fd)
+    }
+
+    fn own_segment(&self, shared: Fd, path: &std::ffi::CStr, flags: i32) -> Result<Fd> {
+        self.count(Rare::SharedSegment);
+        let beside = std::ffi::CString::new([path.to_bytes(), b".own"].concat())
+            .map_err(|_| Errno(libc::EINVAL))?;
+        let reading = sys::openat(sys::AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)?;
+        sys::close(shared);
+        let _inside = self.enter()?;
+        let create = libc::O_CREAT | libc::O_TRUNC | O_RDWR | O_CLOEXEC;
+        let copy = sys::openat(sys::AT_FDCWD, &beside, create, 0o600)?;
+        let copied = copy_all(reading, copy).and_then(|()| sys::fsync(copy));
+        sys::close(reading);
+        sys::close(copy);
+        copied?;
+        sys::renameat(sys::AT_FDCWD, &beside, sys::AT_FDCWD, path)?;
+        sys::openat(sys::AT_FDCWD, path, flags & !(libc::O_CREAT | libc::O_EXCL), 0)
     }
 
     fn open_scratch(&self, path: &RelPath, flags: i32, mode: u32) -> Result<Fd> {
@@ -150,7 +172,7 @@ impl Tracker {
         }
     }
 
-    fn record_chain(&self, path: &RelPath, whole: bool, chain: &[Located]) -> Result<FileId> {
+    fn record_chain(&self, path: &RelPath, whole: bool, chain: &[Located<'_>]) -> Result<FileId> {
         let (Some(newest), Some(lowest)) = (chain.first(), chain.last()) else { return Err(Errno::DAMAGED) };
         if lowest.found.kind != Held::Complete {
             return Err(Errno::DAMAGED);
@@ -169,7 +191,7 @@ impl Tracker {
         Ok(id)
     }
 
-    fn fill_map(&self, id: FileId, overlays: &[Located], base_blocks: u32) -> Result<()> {
+    fn fill_map(&self, id: FileId, overlays: &[Located<'_>], base_blocks: u32) -> Result<()> {
         let map = self.files.map(id.number);
         let mut any = false;
         let mut longest = base_blocks;
@@ -203,7 +225,7 @@ impl Tracker {
         let class = if whole { arena::WHOLE } else { 0 };
         let number = arena.add(path, arena::DIRTY | class, 0)?;
         let entry = Entry { kind: entry::Kind::Complete, record: number, floor: 0 };
-        match named_file(&layer, path, mode, |fd| entry.store(fd)) {
+        match named_file(layer, path, mode, |fd| entry.store(fd)) {
             Ok(()) => {}
             Err(errno) => {
                 arena.record(number).flags.store(0, Ordering::Release);
@@ -240,9 +262,9 @@ impl Tracker {
         let layer = self.layer(top)?;
         make_directories(layer.files, &path.parent())?;
         if record.whole.load(Ordering::Acquire) == 1 {
-            self.copy_up(id, &layer, top)
+            self.copy_up(id, layer, top)
         } else {
-            self.place(id, &layer, top)
+            self.place(id, layer, top)
         }
     }
 

@@ -33,11 +33,11 @@ impl Tracker {
         let layer = self.layer(tracked.slot)?;
         let number = record.record.load(Ordering::Acquire);
         let Some(arena) = layer.arena().filter(|_| number != NONE) else { return native() };
-        seal::sync_file(&layer, arena, number, fd, !data_only)?;
+        seal::sync_file(layer, arena, number, fd, !data_only)?;
         // For the caller this file may have existed for years: it will not sync the directory.
         let flags = &arena.record(number).flags;
         if flags.load(Ordering::Acquire) & arena::NAMED == 0 {
-            seal::sync_directories(&layer, &record.path())?;
+            seal::sync_directories(layer, &record.path())?;
             flags.fetch_or(arena::NAMED, Ordering::AcqRel);
         }
         Ok(())
@@ -54,7 +54,7 @@ impl Tracker {
         // The manifest names the layer of `top` since before the switch.
         self.layer(top)?;
         for entry in self.stack.entries().iter().filter(|entry| entry.slot >= done && entry.slot < top) {
-            seal::sync_layer(&*self.layer(entry.slot)?, Some(self.witness))?;
+            seal::sync_layer(self.layer(entry.slot)?, Some(self.witness))?;
         }
         self.durable_below.fetch_max(top, Ordering::AcqRel);
         Ok(())
@@ -69,7 +69,7 @@ impl Tracker {
         for number in 0..arena.records() {
             let flags = arena.record(number).flags.load(Ordering::Acquire);
             if flags & arena::LIVE != 0 && flags & arena::OVERLAY != 0 {
-                self.sync_record(&layer, arena, number)?;
+                self.sync_record(layer, arena, number)?;
             }
         }
         Ok(())

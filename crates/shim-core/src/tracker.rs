@@ -1,6 +1,5 @@
 //! The state that answers are made from.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use store::errno::{Errno, Result};
@@ -183,7 +182,7 @@ impl Tracker {
         }
     }
 
-    pub(crate) fn layer(&self, slot: u32) -> Result<Arc<Layer>> {
+    pub(crate) fn layer(&self, slot: u32) -> Result<&Layer> {
         self.stack.layer(slot)
     }
 

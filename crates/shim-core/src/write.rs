@@ -89,14 +89,14 @@ impl Tracker {
         let layer = self.layer(inside.top)?;
         if record.base.load(Ordering::Acquire) == NONE {
             let n = call(fd)?;
-            self.mark_dirty(&layer, record.record.load(Ordering::Acquire));
+            self.mark_dirty(layer, record.record.load(Ordering::Acquire));
             return Ok(n);
         }
         if length == 0 {
             return Ok(0);
         }
         let range = offset..offset + length;
-        self.write_overlay(fd, &tracked, id, &layer, range, call)
+        self.write_overlay(fd, &tracked, id, layer, range, call)
     }
 
     fn write_overlay(
@@ -224,7 +224,7 @@ impl Tracker {
             let value = write();
             if let Some((_, id)) = prepared {
                 let layer = self.layer(inside.top)?;
-                self.mark_dirty(&layer, self.files.record(id.number).record.load(Ordering::Acquire));
+                self.mark_dirty(layer, self.files.record(id.number).record.load(Ordering::Acquire));
             }
             Ok(value)
         };
@@ -294,7 +294,7 @@ impl Tracker {
                 if !length.is_multiple_of(BLOCK) {
                     let block = (length / BLOCK) as u32;
                     arena.reserve(number, block..block + 1)?;
-                    self.copy_up_block(fd, tracked, id, &layer, block)?;
+                    self.copy_up_block(fd, tracked, id, layer, block)?;
                 }
                 // What is cut off must never show again, should the file grow back.
                 arena.record(number).floor.fetch_min(length, Ordering::AcqRel);
@@ -305,7 +305,7 @@ impl Tracker {
             }
         }
         sys::ftruncate(fd, length)?;
-        self.mark_dirty(&layer, number);
+        self.mark_dirty(layer, number);
         Ok(())
     }
 
@@ -324,7 +324,7 @@ impl Tracker {
             sys::fallocate(fd, mode, offset, length)?;
             if let Some((_, id)) = prepared {
                 let layer = self.layer(inside.top)?;
-                self.mark_dirty(&layer, self.files.record(id.number).record.load(Ordering::Acquire));
+                self.mark_dirty(layer, self.files.record(id.number).record.load(Ordering::Acquire));
             }
             Ok(())
         };

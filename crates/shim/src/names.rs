@@ -297,8 +297,9 @@ unsafe fn attribute(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn chmod(path: *const c_char, mode: mode_t) -> c_int {
     let at = |dir: c_int, path: *const c_char| raw!(libc::SYS_fchmodat, dir, path, mode);
+    let plain = || raw!(libc::SYS_fchmodat, libc::AT_FDCWD, path, mode);
     // SAFETY: the same contract.
-    unsafe { attribute(path, at, || raw!(libc::SYS_fchmodat, libc::AT_FDCWD, path, mode)) }
+    unsafe { attribute(path, at, plain) }
 }
 
 #[unsafe(no_mangle)]
@@ -313,8 +314,9 @@ pub unsafe extern "C" fn utimensat(
         return decide(|_| None, || raw!(libc::SYS_utimensat, dir, path, times, flags).map(|n| n as c_int));
     }
     let at = |dir: c_int, path: *const c_char| raw!(libc::SYS_utimensat, dir, path, times, flags);
+    let plain = || raw!(libc::SYS_utimensat, dir, path, times, flags);
     // SAFETY: the same contract.
-    unsafe { attribute(path, at, || raw!(libc::SYS_utimensat, dir, path, times, flags)) }
+    unsafe { attribute(path, at, plain) }
 }
 
 #[unsafe(no_mangle)]

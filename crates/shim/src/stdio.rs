@@ -71,8 +71,9 @@ pub unsafe extern "C" fn fopen64(path: *const c_char, mode: *const c_char) -> *m
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn freopen(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE {
     // SAFETY: see `text`.
+    let name = unsafe { text(path) };
     let layered = tracker().is_some_and(|tracker| {
-        !path.is_null() && !matches!(tracker.resolve(unsafe { text(path) }), Ok(shim_core::Target::Bypass))
+        !path.is_null() && !matches!(tracker.resolve(name), Ok(shim_core::Target::Bypass))
     });
     if layered {
         sys::set_errno(libc::ENOTSUP);

@@ -10,29 +10,32 @@ use crate::path::RelPath;
 use crate::stack::{Located, Stack};
 use crate::sys::{self, Fd, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR};
 
-/// Every file of the stack below slot `below`: path and logical length.
-pub fn files(stack: &Stack, below: u32) -> Result<(Vec<RelPath>, Vec<(RelPath, u64)>)> {
-    let (mut directories, mut files) = (Vec::new(), Vec::new());
-    walk(stack, below, &RelPath::ROOT, &mut directories, &mut files)?;
-    Ok((directories, files))
+/// What a stack holds.
+#[derive(Debug, Default, Clone)]
+pub struct Tree {
+    /// Directories, parents before children.
+    pub directories: Vec<RelPath>,
+    /// Files with their logical lengths in bytes.
+    pub files: Vec<(RelPath, u64)>,
 }
 
-fn walk(
-    stack: &Stack,
-    below: u32,
-    at: &RelPath,
-    directories: &mut Vec<RelPath>,
-    files: &mut Vec<(RelPath, u64)>,
-) -> Result<()> {
+/// Everything in the layers of the stack below slot `below`.
+pub fn tree(stack: &Stack, below: u32) -> Result<Tree> {
+    let mut tree = Tree::default();
+    walk(stack, below, &RelPath::ROOT, &mut tree)?;
+    Ok(tree)
+}
+
+fn walk(stack: &Stack, below: u32, at: &RelPath, tree: &mut Tree) -> Result<()> {
     let (mut hidden, mut names) = (BTreeSet::new(), BTreeSet::new());
     stack.list_below(below, at, &mut hidden, &mut names)?;
     for (name, is_directory) in names {
         let path = at.join(&name)?;
         if is_directory {
-            directories.push(path);
-            walk(stack, below, &path, directories, files)?;
+            tree.directories.push(path);
+            walk(stack, below, &path, tree)?;
         } else if let Some(located) = stack.find_below(below, &path)? {
-            files.push((path, located.found.length));
+            tree.files.push((path, located.found.length));
         }
     }
     Ok(())

@@ -44,8 +44,7 @@ shared_struct! {
         /// Slots at or above this were never used.
         slots_used: AtomicU32,
         cutter_pid: AtomicU32,
-        /// Errno of a failed sync in this branch, sticky.
-        pub failed: AtomicU32,
+        reserved: AtomicU32,
         cutter_start: AtomicU64,
         /// Highest byte written to the branch's stream of WAL segments by this incarnation.
         pub stream_mark: AtomicU64,
@@ -109,7 +108,7 @@ impl Gate {
         }
         header.slots_used.store(0, Ordering::Relaxed);
         header.cutter_pid.store(0, Ordering::Relaxed);
-        header.failed.store(0, Ordering::Relaxed);
+        header.stream_mark.store(0, Ordering::Relaxed);
         header.flags.store(flags, Ordering::Relaxed);
         header.state.store(State::open(top_slot, 0).word(), Ordering::Relaxed);
         header.version.store(VERSION, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A branch's stack of layers as one process sees it, and lookups through it.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::errno::{Errno, Result};
 use crate::layer::{Found, Kind, Layer, hidden_name};
@@ -9,27 +9,27 @@ use crate::manifest::{Entry, Manifest};
 use crate::path::RelPath;
 use crate::sys::Fd;
 
-/// The layers of a branch, opened when first needed.
+/// Layers by slot. Grows by chunks and never moves, so that a layer is found without a lock.
+const CHUNKS: usize = 4096;
+const CHUNK: usize = 1024;
+type Chunk = Box<[OnceLock<Layer>]>;
+
+/// The layers of a branch, opened when first needed and then kept.
 #[derive(Debug)]
 pub struct Stack {
     layers: Fd,
     branch: Fd,
-    items: RwLock<Vec<Arc<Item>>>,
-}
-
-#[derive(Debug)]
-struct Item {
-    entry: Entry,
-    layer: OnceLock<Arc<Layer>>,
+    entries: RwLock<Vec<Entry>>,
+    opened: Box<[OnceLock<Chunk>]>,
 }
 
 /// A finding and where it lies.
-#[derive(Debug, Clone)]
-pub struct Located {
+#[derive(Debug, Clone, Copy)]
+pub struct Located<'a> {
     /// Slot of the layer.
     pub slot: u32,
     /// The layer.
-    pub layer: Arc<Layer>,
+    pub layer: &'a Layer,
     /// What it holds.
     pub found: Found,
 }
@@ -38,57 +38,63 @@ impl Stack {
     /// Reads the manifest in the branch directory `branch`; layers are found under `layers`. Both
     /// descriptors must live as long as the stack.
     pub fn load(layers: Fd, branch: Fd) -> Result<Stack> {
-        let stack = Stack { layers, branch, items: RwLock::new(Vec::new()) };
+        let opened = (0..CHUNKS).map(|_| OnceLock::new()).collect();
+        let stack = Stack { layers, branch, entries: RwLock::default(), opened };
         stack.reload()?;
         Ok(stack)
     }
 
-    /// Reads the manifest again. Layers that stay keep what is open.
+    /// Reads the manifest again. What is open stays open.
     pub fn reload(&self) -> Result<()> {
         let manifest = Manifest::load(self.branch)?;
-        let mut items = self.items.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::take(&mut *items);
-        *items = manifest.entries.iter().map(|&entry| keep_or_new(&old, entry)).collect();
+        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = manifest.entries;
         Ok(())
     }
 
-    fn items(&self) -> RwLockReadGuard<'_, Vec<Arc<Item>>> {
-        self.items.read().unwrap_or_else(PoisonError::into_inner)
+    fn listed(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, item: &Item) -> Result<Arc<Layer>> {
-        if let Some(layer) = item.layer.get() {
-            return Ok(Arc::clone(layer));
-        }
-        let layer = Arc::new(Layer::open(self.layers, item.entry.layer)?);
-        Ok(Arc::clone(item.layer.get_or_init(|| layer)))
+    fn cell(&self, slot: u32) -> Result<&OnceLock<Layer>> {
+        let chunk = self.opened.get(slot as usize / CHUNK).ok_or(Errno(libc::EOVERFLOW))?;
+        let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
+        Ok(&chunk[slot as usize % CHUNK])
     }
 
     /// The layer at `slot`; reads the manifest again if the slot is new.
-    pub fn layer(&self, slot: u32) -> Result<Arc<Layer>> {
-        for attempt in 0..2 {
-            let item = self.items().iter().rev().find(|item| item.entry.slot == slot).cloned();
-            if let Some(item) = item {
-                return self.open(&item);
-            }
-            if attempt == 0 {
-                self.reload()?;
-            }
+    #[inline]
+    pub fn layer(&self, slot: u32) -> Result<&Layer> {
+        match self.cell(slot)?.get() {
+            Some(layer) => Ok(layer),
+            None => self.open_slot(slot),
         }
-        Err(Errno::DAMAGED)
+    }
+
+    #[cold]
+    fn open_slot(&self, slot: u32) -> Result<&Layer> {
+        let listed = || self.listed().iter().rev().find(|entry| entry.slot == slot).copied();
+        let entry = match listed() {
+            Some(entry) => entry,
+            None => {
+                self.reload()?;
+                listed().ok_or(Errno::DAMAGED)?
+            }
+        };
+        let layer = Layer::open(self.layers, entry.layer)?;
+        Ok(self.cell(slot)?.get_or_init(|| layer))
     }
 
     /// Entries from the bottom to the top.
     pub fn entries(&self) -> Vec<Entry> {
-        self.items().iter().map(|item| item.entry).collect()
+        self.listed().clone()
     }
 
     /// What `path` is in the layers below slot `below`: the highest layer that says something.
-    pub fn find_below(&self, below: u32, path: &RelPath) -> Result<Option<Located>> {
-        for item in self.items().iter().rev().filter(|item| item.entry.slot < below) {
-            let layer = self.open(item)?;
+    pub fn find_below(&self, below: u32, path: &RelPath) -> Result<Option<Located<'_>>> {
+        for entry in self.listed().iter().rev().filter(|entry| entry.slot < below) {
+            let layer = self.layer(entry.slot)?;
             if let Some(found) = layer.find(path)? {
-                let located = Located { slot: item.entry.slot, layer, found };
+                let located = Located { slot: entry.slot, layer, found };
                 return Ok((found.kind != Kind::Whiteout).then_some(located));
             }
         }
@@ -97,7 +103,7 @@ impl Stack {
 
     /// Everything that makes up the file `path` as of the layers below slot `below`, newest first,
     /// down to and with the complete file.
-    pub fn chain_below(&self, below: u32, path: &RelPath) -> Result<Vec<Located>> {
+    pub fn chain_below(&self, below: u32, path: &RelPath) -> Result<Vec<Located<'_>>> {
         let mut chain = Vec::new();
         let mut below = below;
         while let Some(located) = self.find_below(below, path)? {
@@ -120,9 +126,9 @@ impl Stack {
         hidden: &mut BTreeSet<Vec<u8>>,
         names: &mut BTreeSet<(Vec<u8>, bool)>,
     ) -> Result<()> {
-        for item in self.items().iter().rev().filter(|item| item.entry.slot < below) {
-            let layer = self.open(item)?;
-            let removed_here = add_listing(&layer, directory, hidden, names)?;
+        for entry in self.listed().iter().rev().filter(|entry| entry.slot < below) {
+            let layer = self.layer(entry.slot)?;
+            let removed_here = add_listing(layer, directory, hidden, names)?;
             hidden.extend(removed_here);
             if !directory.is_root() && layer.hides(directory)? {
                 break;
@@ -149,9 +155,4 @@ pub fn add_listing(
         Ok(())
     })?;
     Ok(removed)
-}
-
-fn keep_or_new(old: &[Arc<Item>], entry: Entry) -> Arc<Item> {
-    let kept = old.iter().find(|item| item.entry == entry);
-    kept.map_or_else(|| Arc::new(Item { entry, layer: OnceLock::new() }), Arc::clone)
 }

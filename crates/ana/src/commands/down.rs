@@ -34,8 +34,11 @@ pub async fn stop(global: &Global, keep_computes: bool) -> Result<(), Failure> {
     let begin = Instant::now();
     while is_alive(status.pid) {
         if begin.elapsed() > PATIENCE {
-            return Err(Failure::new(Exit::TimedOut, format!("the daemon (pid {}) does not end", status.pid))
-                .with_hint(format!("see {}/daemon.log", status.home)));
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("the daemon (pid {}) does not end", status.pid),
+            )
+            .with_hint(format!("see {}/daemon.log", status.home)));
         }
         if begin.elapsed() > Duration::from_secs(1) {
             progress.show("waiting for PostgreSQL to end …");
@@ -43,7 +46,11 @@ pub async fn stop(global: &Global, keep_computes: bool) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(progress);
-    output::talk(if keep_computes { "daemon stopped; computes run on" } else { "daemon and computes stopped" });
+    output::talk(if keep_computes {
+        "daemon stopped; computes run on"
+    } else {
+        "daemon and computes stopped"
+    });
     Ok(())
 }
 

@@ -30,7 +30,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
     match args.args.as_slice() {
         [] => wait_for(sql::read_and_run(&connection)),
-        [flag, statement] if flag == "-c" || flag == "--command" => wait_for(sql::run(&connection, statement)),
+        [flag, statement] if flag == "-c" || flag == "--command" => {
+            wait_for(sql::run(&connection, statement))
+        }
         _ => Err(Failure::refused("there is no psql on PATH, and ana's own client only knows -c STATEMENT")
             .with_hint("install the PostgreSQL client programs")),
     }

@@ -54,7 +54,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         output::bytes(usage.shared_bytes)
     ));
     output::talk(format!("done in {}\n", output::took(begin.elapsed())));
-    farewell(&branch, &connection::uri(&production));
+    farewell(&branch);
     Ok(())
 }
 
@@ -112,7 +112,11 @@ async fn fresh_branch(client: &Client, step: &mut Steps) -> Result<Connection, F
     Ok(client.connection(PROJECT, BRANCH, true).await?)
 }
 
-async fn show_isolation(branch: &Connection, production: &Connection, step: &mut Steps) -> Result<(), Failure> {
+async fn show_isolation(
+    branch: &Connection,
+    production: &Connection,
+    step: &mut Steps,
+) -> Result<(), Failure> {
     let (branch, production) = (sql::connect(branch).await?, sql::connect(production).await?);
     let before = customers(&production).await?;
     branch
@@ -126,7 +130,9 @@ async fn show_isolation(branch: &Connection, production: &Connection, step: &mut
     if on_branch != before + 1 || on_production != before {
         return Err(Failure::new(
             Exit::Failed,
-            format!("the branch is not on its own: {on_branch} customers on {BRANCH}, {on_production} on {PRODUCTION}"),
+            format!(
+                "the branch is not on its own: {on_branch} customers on {BRANCH}, {on_production} on {PRODUCTION}"
+            ),
         ));
     }
     step.done(&format!("inserted a customer on dev: {on_branch} there, still {on_production} in production"));
@@ -137,13 +143,14 @@ async fn customers(session: &tokio_postgres::Client) -> Result<i64, Failure> {
     Ok(session.query_one("SELECT count(*) FROM ecommerce.customers", &[]).await?.get(0))
 }
 
-fn farewell(branch: &Connection, production: &str) {
-    let branch = connection::uri(branch);
-    output::talk("connect to the branch:");
-    output::data(&branch);
-    output::talk(format!("  psql '{branch}'\n"));
+fn farewell(branch: &Connection) {
+    output::talk("connect to the branch with this string, or with the line below it:");
+    output::data(connection::uri(branch));
+    output::talk(format!("  psql \"$(ana url {BRANCH} --project {PROJECT})\"\n"));
     output::talk("bring your own data:");
-    output::talk(format!("  pg_dump --no-owner \"$YOUR_DATABASE_URL\" | psql '{production}'\n"));
+    output::talk(format!(
+        "  pg_dump --no-owner --no-acl \"$YOUR_DATABASE_URL\" | psql \"$(ana url {PRODUCTION} --project {PROJECT})\"\n"
+    ));
     output::talk("next:");
     output::talk(format!("  ana psql {BRANCH} --project {PROJECT}"));
     output::talk(format!("  ana branch create my-feature --project {PROJECT}"));

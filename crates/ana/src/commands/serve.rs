@@ -20,7 +20,6 @@ use crate::daemon::{self, Options};
 use crate::failure::{Exit, Failure};
 use crate::home;
 use crate::output;
-use crate::shim;
 use crate::system;
 
 /// Run the daemon in the foreground
@@ -49,7 +48,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let owner = args.options.owner.clone().unwrap_or_else(daemon::usual_owner);
     become_ordinary_user(&home, &args.options)?;
     daemon::make_dir(&home)?;
-    let home = home.canonicalize().map_err(|error| Failure::io(format!("cannot resolve {}", home.display()), &error))?;
+    let home = home
+        .canonicalize()
+        .map_err(|error| Failure::io(format!("cannot resolve {}", home.display()), &error))?;
     daemon::make_dir(&home.join("run"))?;
     let _lock = daemon::lock(&home)?;
     if args.background {
@@ -59,7 +60,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     start_log(&home, args.background)?;
     let server = find_server(&home, &args.options)?;
     let run_dir = home::daemon_dir(&home)?;
-    let engine = Engine::open(&home, &shim::unpack(&home)?, &run_dir)?;
+    let shim = shim_image::install(&home.join("run")).map_err(|error| {
+        Failure::io(format!("cannot write the preload library in {}", home.display()), &error)
+    })?;
+    let engine = Engine::open(&home, &shim, &run_dir)?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(Exit::Outside, format!("cannot start threads: {error}")))?;
     let settings = Settings {

@@ -111,7 +111,8 @@ fn ended_early(code: Option<i32>, complaint: &Option<(std::thread::JoinHandle<()
         }
         None => Vec::new(),
     };
-    let find = |prefix: &str| lines.iter().rev().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned);
+    let find =
+        |prefix: &str| lines.iter().rev().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned);
     let exit = match code {
         Some(2) => Exit::Refused,
         Some(3) => Exit::Outside,

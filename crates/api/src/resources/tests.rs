@@ -17,7 +17,12 @@ fn project_view() -> ProjectView {
             owner: "ana@example.org".into(),
             state: State::Ready,
             server: ServerRecord { bin_dir: "/pg/bin".into(), major: 17, minor: 10 },
-            compute: ComputeSettings { min_cu: 0.5, max_cu: 4.0, suspend_seconds: Some(60.0), pg_settings: Default::default() },
+            compute: ComputeSettings {
+                min_cu: 0.5,
+                max_cu: 4.0,
+                suspend_seconds: Some(60.0),
+                pg_settings: Default::default(),
+            },
             history_seconds: 604_800.0,
             default_branch: "br-a".into(),
             create_time: at(0),

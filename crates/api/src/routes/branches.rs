@@ -70,7 +70,10 @@ impl BranchSpec {
     }
 
     fn refuse_the_past(&self) -> Result<(), ApiError> {
-        if self.source_branch_lsn.is_some() || self.source_branch_time.is_some() || self.source_snapshot.is_some() {
+        if self.source_branch_lsn.is_some()
+            || self.source_branch_time.is_some()
+            || self.source_snapshot.is_some()
+        {
             return Err(ApiError::new(
                 axum::http::StatusCode::NOT_IMPLEMENTED,
                 "NOT_IMPLEMENTED",
@@ -194,8 +197,7 @@ async fn delete(
     Path((project, branch)): Path<(String, String)>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let how =
-        RemoveBranch { purge: query.purge, cascade: query.cascade, allow_missing: query.allow_missing };
+    let how = RemoveBranch { purge: query.purge, cascade: query.cascade, allow_missing: query.allow_missing };
     let operation = local.control.delete_branch(principal, project, branch, how).await?;
     super::operations::answer(&local, operation).await
 }

@@ -167,6 +167,7 @@ impl Engine {
             return Ok((prepared, seen));
         }
         let gate = open_gate(branch).context(|| format!("could not open the gate of branch {parent}"))?;
+        self.refuse_unfit(parent, &gate, &stack)?;
         let mut last = GiveUp::Lost;
         for pause in PAUSES {
             let prepared = self.prepare(parent, Some(gate.top_slot()))?;
@@ -183,6 +184,21 @@ impl Engine {
                 GiveUp::Lost => "its gate was forced open; try again".to_owned(),
             },
         ))
+    }
+
+    /// A compute that is itself in recovery, or whose disk refused a sync, is not cut.
+    fn refuse_unfit(&self, parent: &BranchKey, gate: &Gate, stack: &Stack) -> Result<(), Error> {
+        let refused = |why: String| Err(Error::Refused(parent.to_string(), why));
+        let top = gate.top_slot();
+        let control = read_control(stack, top + 1)?;
+        if control.state != State::InProduction {
+            return refused("it is still recovering; try again when it accepts connections".to_owned());
+        }
+        let layer = stack.layer(top).context(|| format!("could not open the layer of branch {parent}"))?;
+        match layer.arena().and_then(arena::Arena::poisoned) {
+            Some(errno) => refused(format!("a sync failed ({errno}); restart it, then try again")),
+            None => Ok(()),
+        }
     }
 
     fn prepare(&self, parent: &BranchKey, top: Option<u32>) -> Result<Prepared, Error> {

@@ -41,16 +41,16 @@ impl Engine {
         let stack = Stack::load(self.home.layers(), branch);
         sys::close(branch);
         let stack = stack.context(what)?;
-        let (directories, files) = flatten::files(&stack, u32::MAX).context(what)?;
+        let tree = flatten::tree(&stack, u32::MAX).context(what)?;
         for name in PRIVATE_DIRECTORIES {
             make(&dir.join(name))?;
         }
-        for path in &directories {
+        for path in &tree.directories {
             make(&dir.join(String::from_utf8_lossy(path.as_bytes()).as_ref()))?;
         }
-        let total: u64 = files.iter().map(|(_, length)| length).sum();
+        let total: u64 = tree.files.iter().map(|(_, length)| length).sum();
         let mut done = 0;
-        for (path, length) in &files {
+        for (path, length) in &tree.files {
             let target = dir.join(String::from_utf8_lossy(path.as_bytes()).as_ref());
             flatten::copy(&stack, u32::MAX, path, &target).context(|| format!("could not export {path:?}"))?;
             done += length;

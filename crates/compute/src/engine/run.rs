@@ -63,6 +63,10 @@ impl Engine {
         if fresh {
             fs::write(&marker, b"").context(|| format!("could not write {}", marker.display()))?;
         }
+        let top = store::layer::Layer::open(self.home.layers(), manifest.top().layer).context(what)?;
+        if let Some(arena) = top.arena() {
+            arena.clear_poison();
+        }
         let branch = self.home.open_branch(key.as_str()).context(what)?;
         let flags = sys::O_RDWR | sys::O_CREAT | sys::O_CLOEXEC;
         let gate = sys::openat(branch, c"gate", flags, 0o600).and_then(|fd| {
@@ -161,11 +165,11 @@ impl Engine {
     /// When the process table cannot be read.
     pub fn state(&self, key: &BranchKey) -> Result<ComputeState, Error> {
         let data = self.data_directory(key);
-        let processes =
-            process::processes_of(&data).map_err(|error| Error::Postgres(format!("branch {key}: {error}")))?;
-        if let Some(postmaster) = processes.iter().find(|process| process.is_postmaster) {
-            return Ok(ComputeState::Running { pid: postmaster.pid });
+        let failed = |error: process::Error| Error::Postgres(format!("branch {key}: {error}"));
+        if let Some(pid) = process::postmaster_of(&data).map_err(failed)? {
+            return Ok(ComputeState::Running { pid });
         }
+        let processes = process::processes_of(&data).map_err(failed)?;
         let pids: Vec<i32> =
             processes.iter().filter(|process| process.is_server).map(|process| process.pid).collect();
         Ok(if pids.is_empty() { ComputeState::Stopped } else { ComputeState::Orphans { pids } })

@@ -50,13 +50,20 @@ impl Control {
                 let address = endpoints::list(c, &row.uid)?.into_iter().find_map(|endpoint| endpoint.address);
                 Ok((row, address))
             })?;
-            let address = address
-                .ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
+            let address =
+                address.ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
             let secrets = control.keys.wanted(&row.uid)?;
             if with_password {
                 let target = branch_name(&project, &branch);
                 control.db.write(|tx| {
-                    control.note(tx, &principal, "branch.reveal-password", &target, "done", &secrets.owner_role)
+                    control.note(
+                        tx,
+                        &principal,
+                        "branch.reveal-password",
+                        &target,
+                        "done",
+                        &secrets.owner_role,
+                    )
                 })?;
             }
             Ok(ConnectionInfo {
@@ -75,8 +82,9 @@ impl Control {
     /// There is no such branch, or it does not start.
     pub async fn wake(self: &Arc<Self>, project: String, branch: String) -> Result<Wake, Error> {
         let begin = Instant::now();
-        let uid =
-            self.blocking(move |control| control.db.read(|c| Ok(live_branch(c, &project, &branch)?.1.uid))).await?;
+        let uid = self
+            .blocking(move |control| control.db.read(|c| Ok(live_branch(c, &project, &branch)?.1.uid)))
+            .await?;
         // A task of its own: a caller that hangs up must not leave a start half-way.
         let control = Arc::clone(self);
         tokio::spawn(async move { control.answers(&uid).await })
@@ -89,7 +97,10 @@ impl Control {
         self.awake(branch).await?;
         let (key, secrets) = (key_of(branch)?, self.keys.read(branch)?);
         let client = prepare::connect_admin(&self.engine.socket_dir(&key), &secrets).await?;
-        client.simple_query("SELECT 1").await.map_err(|error| Error::postgres("the branch does not answer", error))?;
+        client
+            .simple_query("SELECT 1")
+            .await
+            .map_err(|error| Error::postgres("the branch does not answer", error))?;
         Ok(())
     }
 }

@@ -100,7 +100,9 @@ impl Control {
                 let rows = endpoints::list(c, &branch.uid)?;
                 Ok((project, branch, rows))
             })?;
-            rows.into_iter().map(|endpoint| control.endpoint_view(&project.id, &branch.id, endpoint)).collect()
+            rows.into_iter()
+                .map(|endpoint| control.endpoint_view(&project.id, &branch.id, endpoint))
+                .collect()
         })
         .await
     }
@@ -215,8 +217,9 @@ pub(crate) fn check_compute(
     update: UpdateCompute,
 ) -> Result<ComputeSettings, Error> {
     // One of the two limits given alone pulls the other along.
-    settings.min_cu =
-        update.min_cu.unwrap_or_else(|| update.max_cu.map_or(settings.min_cu, |max| max.min(settings.min_cu)));
+    settings.min_cu = update
+        .min_cu
+        .unwrap_or_else(|| update.max_cu.map_or(settings.min_cu, |max| max.min(settings.min_cu)));
     settings.max_cu = update.max_cu.unwrap_or_else(|| settings.max_cu.max(settings.min_cu));
     if let Some(suspend) = update.suspend_seconds {
         settings.suspend_seconds = suspend;
@@ -240,7 +243,9 @@ mod tests {
 
     fn check(min: Option<f64>, max: Option<f64>) -> Option<(f64, f64)> {
         let update = UpdateCompute { min_cu: min, max_cu: max, suspend_seconds: None };
-        check_compute(ComputeSettings::default(), update).ok().map(|settings| (settings.min_cu, settings.max_cu))
+        check_compute(ComputeSettings::default(), update)
+            .ok()
+            .map(|settings| (settings.min_cu, settings.max_cu))
     }
 
     #[test]

@@ -34,10 +34,14 @@ pub use connect::{ConnectionInfo, Wake};
 pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
 pub use operations::{OperationView, Target};
 pub use projects::{NewProject, ProjectView};
+use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
 
 /// How long a call waits for its operation before it answers "not done yet".
 const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Pause between two looks at whether a claimed thing is free.
+const TURN: Duration = Duration::from_millis(10);
 
 /// What the control plane is told at start.
 #[derive(Debug, Clone)]
@@ -66,6 +70,7 @@ pub struct Control {
     pub(crate) computes: Computes,
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
+    pub(crate) sizes: Sizes,
     owner: String,
     busy: Mutex<HashSet<String>>,
 }
@@ -121,6 +126,7 @@ impl Control {
             computes: Computes::default(),
             listeners: Listeners::default(),
             watch: Watch::default(),
+            sizes: Sizes::default(),
             owner,
             busy: Mutex::default(),
         }))
@@ -152,6 +158,16 @@ impl Control {
     pub(crate) fn claim(self: &Arc<Self>, uid: &str) -> Option<Claim> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.insert(uid.to_owned()).then(|| Claim { control: Arc::clone(self), uid: uid.to_owned() })
+    }
+
+    /// Claims a branch or project as soon as nobody else works on it.
+    pub(crate) async fn claim_in_turn(self: &Arc<Self>, uid: &str) -> Claim {
+        loop {
+            if let Some(claim) = self.claim(uid) {
+                return claim;
+            }
+            tokio::time::sleep(TURN).await;
+        }
     }
 
     pub(crate) fn new_uid(&self, prefix: &str) -> Result<String, Error> {

@@ -57,12 +57,13 @@ impl Control {
         .await
     }
 
-    pub(crate) async fn operation_row(self: &Arc<Self>, resource: String, uid: String) -> Result<Operation, Error> {
+    pub(crate) async fn operation_row(
+        self: &Arc<Self>,
+        resource: String,
+        uid: String,
+    ) -> Result<Operation, Error> {
         self.blocking(move |control| {
-            control
-                .db
-                .read(|c| operations::get(c, &resource, &uid))?
-                .ok_or_else(|| not_found("operation"))
+            control.db.read(|c| operations::get(c, &resource, &uid))?.ok_or_else(|| not_found("operation"))
         })
         .await
     }

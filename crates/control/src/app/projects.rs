@@ -81,7 +81,11 @@ impl Control {
     }
 
     /// Carries out what a `creating` row asks for, or takes it back. May be repeated.
-    pub(crate) async fn make_project(self: &Arc<Self>, project: &Project, branch: &Branch) -> Result<(), Error> {
+    pub(crate) async fn make_project(
+        self: &Arc<Self>,
+        project: &Project,
+        branch: &Branch,
+    ) -> Result<(), Error> {
         let made = self.make_root(project, branch).await;
         let (project, branch) = (project.clone(), branch.clone());
         self.blocking(move |control| match made {

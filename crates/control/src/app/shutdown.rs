@@ -41,7 +41,7 @@ impl Control {
 
     /// Stops a deleted branch for good, and frees its data where that is due.
     pub(crate) async fn retire_branch(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
-        let Some(_claim) = self.claim(branch) else { return Ok(()) };
+        let _claim = self.claim_in_turn(branch).await;
         self.close_endpoints(branch).await?;
         let _turn = self.computes.turn(branch).await;
         let key = key_of(branch)?;
@@ -54,6 +54,7 @@ impl Control {
                 Some(true) => {
                     // First the data, then the row that says it must go.
                     control.undo_branch_files(key.as_str())?;
+                    control.sizes.forget(key.as_str());
                     control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))
                 }
                 Some(false) => Ok(control.engine.stop(&key, StopMode::Fast)?),

@@ -1,7 +1,8 @@
 //! What runs, and what it occupies.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use compute::engine::{ComputeState, Usage};
 use jiff::Timestamp;
@@ -59,6 +60,27 @@ pub struct UsageView {
     pub shared_bytes: u64,
 }
 
+/// Sizes of branches as last counted: counting walks over files, which no listing may wait for.
+#[derive(Default)]
+pub(crate) struct Sizes {
+    bytes: Mutex<HashMap<String, u64>>,
+}
+
+impl Sizes {
+    pub fn last_known(&self, branch: &str) -> u64 {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).get(branch).copied().unwrap_or_default()
+    }
+
+    fn set(&self, branch: &str, usage: &Usage) {
+        let total = usage.own_bytes + usage.shared_bytes;
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).insert(branch.to_owned(), total);
+    }
+
+    pub fn forget(&self, branch: &str) {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).remove(branch);
+    }
+}
+
 impl From<Usage> for UsageView {
     fn from(usage: Usage) -> Self {
         UsageView { own_bytes: usage.own_bytes, shared_bytes: usage.shared_bytes }
@@ -77,8 +99,9 @@ impl Control {
                 let all = projects::list(c, false)?;
                 for project in &all {
                     for branch in branches::list(c, &project.uid, false)? {
-                        let address =
-                            endpoints::list(c, &branch.uid)?.into_iter().find_map(|endpoint| endpoint.address);
+                        let address = endpoints::list(c, &branch.uid)?
+                            .into_iter()
+                            .find_map(|endpoint| endpoint.address);
                         rows.push((project.id.clone(), branch, address));
                     }
                 }
@@ -132,9 +155,26 @@ impl Control {
     pub async fn usage(self: &Arc<Self>, project: String, branch: String) -> Result<UsageView, Error> {
         self.blocking(move |control| {
             let (_, branch) = control.db.read(|c| live_branch(c, &project, &branch))?;
-            Ok(control.engine.usage(&key_of(&branch.uid)?)?.into())
+            Ok(control.count_bytes(&branch.uid)?.into())
         })
         .await
+    }
+
+    fn count_bytes(&self, branch: &str) -> Result<Usage, Error> {
+        let usage = self.engine.usage(&key_of(branch)?)?;
+        self.sizes.set(branch, &usage);
+        Ok(usage)
+    }
+
+    /// Counts the bytes of every live branch.
+    pub(crate) fn count_all_bytes(&self) -> Result<(), Error> {
+        for branch in self.db.read(|c| branches::in_state(c, State::Ready))? {
+            if let Err(error) = self.count_bytes(&branch.uid) {
+                // It may have been deleted in between.
+                tracing::debug!(branch = branch.uid, %error, "the size of a branch is not known");
+            }
+        }
+        Ok(())
     }
 
     /// Writes a branch as a plain data directory that any PostgreSQL of its version starts.

@@ -129,10 +129,7 @@ pub fn purgeable(connection: &Connection, now: jiff::Timestamp) -> Result<Vec<Br
 /// # Errors
 /// The database failed.
 pub fn exists(connection: &Connection, uid: &str) -> Result<bool, Error> {
-    Ok(connection
-        .query_row("SELECT 1 FROM branches WHERE uid = ?1", [uid], |_| Ok(()))
-        .optional()?
-        .is_some())
+    Ok(connection.query_row("SELECT 1 FROM branches WHERE uid = ?1", [uid], |_| Ok(())).optional()?.is_some())
 }
 
 /// Notes in its children what became of a branch.
@@ -140,7 +137,8 @@ pub fn exists(connection: &Connection, uid: &str) -> Result<bool, Error> {
 /// # Errors
 /// The database failed.
 pub fn tell_children(connection: &Connection, uid: &str, fate: Option<&str>) -> Result<(), Error> {
-    connection.execute("UPDATE branches SET source_fate = ?2 WHERE source = ?1", rusqlite::params![uid, fate])?;
+    connection
+        .execute("UPDATE branches SET source_fate = ?2 WHERE source = ?1", rusqlite::params![uid, fate])?;
     Ok(())
 }
 

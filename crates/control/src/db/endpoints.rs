@@ -78,7 +78,10 @@ pub fn by_uid(connection: &Connection, uid: &str) -> Result<Option<Endpoint>, Er
 /// # Errors
 /// The database failed.
 pub fn addresses(connection: &Connection) -> Result<Vec<Address>, Error> {
-    Ok(select(connection, "host IS NOT NULL", &[])?.into_iter().filter_map(|endpoint| endpoint.address).collect())
+    Ok(select(connection, "host IS NOT NULL", &[])?
+        .into_iter()
+        .filter_map(|endpoint| endpoint.address)
+        .collect())
 }
 
 fn select(connection: &Connection, condition: &str, values: &[&dyn ToSql]) -> Result<Vec<Endpoint>, Error> {

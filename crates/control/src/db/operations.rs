@@ -110,7 +110,8 @@ fn read(row: &Row) -> rusqlite::Result<Operation> {
         verb: Verb::parse(&row.get::<_, String>(4)?).ok_or_else(|| bad_value("operation verb"))?,
         principal: Principal {
             name: row.get(5)?,
-            kind: PrincipalKind::parse(&row.get::<_, String>(6)?).ok_or_else(|| bad_value("principal kind"))?,
+            kind: PrincipalKind::parse(&row.get::<_, String>(6)?)
+                .ok_or_else(|| bad_value("principal kind"))?,
         },
         outcome,
         create_time: from_micros(row.get(10)?)?,

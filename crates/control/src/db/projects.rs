@@ -84,9 +84,8 @@ fn one(connection: &Connection, condition: &str, value: &str) -> Result<Option<P
 /// # Errors
 /// The database failed.
 pub fn list(connection: &Connection, with_deleted: bool) -> Result<Vec<Project>, Error> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM projects WHERE delete_time IS NULL OR ?1 ORDER BY create_time, uid"
-    );
+    let sql =
+        format!("SELECT {COLUMNS} FROM projects WHERE delete_time IS NULL OR ?1 ORDER BY create_time, uid");
     let rows = connection.prepare_cached(&sql)?.query_map([with_deleted], read)?.collect::<Result<_, _>>()?;
     Ok(rows)
 }

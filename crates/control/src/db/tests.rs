@@ -196,13 +196,8 @@ fn removing_a_branch_removes_its_endpoints_and_keeps_its_children() {
     let fixture = Fixture::new("remove");
     let db = Db::open(&fixture.path()).unwrap();
     let mut child = branch("br-c", "child");
-    child.source = Some(Source {
-        branch: "br-1".into(),
-        branch_id: "dev".into(),
-        lsn: None,
-        time: None,
-        fate: None,
-    });
+    child.source =
+        Some(Source { branch: "br-1".into(), branch_id: "dev".into(), lsn: None, time: None, fate: None });
     db.write(|tx| {
         projects::insert(tx, &project())?;
         branches::insert(tx, &branch("br-1", "dev"))?;

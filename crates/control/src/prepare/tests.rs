@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use compute::initdb::initdb;
 use compute::install::{self, Request};
 use compute::machine::Machine;
 use compute::os::User;
-use compute::initdb::initdb;
 use compute::process::{self, SpawnSpec};
 use compute::run_as;
 use compute::server::{DEFAULT_MAJOR, Server};
@@ -69,7 +69,12 @@ impl Cluster {
         connect_admin(&self.dir, candidates).await
     }
 
-    async fn login(&self, role: &str, password: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    async fn login(
+        &self,
+        role: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&self.dir).user(role).password(password).dbname(database);
         let (client, connection) = config.connect(NoTls).await?;
@@ -132,7 +137,10 @@ async fn a_root_gets_its_owner_and_may_be_prepared_again() {
         .unwrap();
     let facts: Vec<bool> = (0..5).map(|place| row.get(place)).collect();
     assert_eq!(facts, [false, true, true, true, true]);
-    owner.batch_execute("CREATE TABLE t (a int); CREATE ROLE app LOGIN; GRANT databricks_superuser TO app").await.unwrap();
+    owner
+        .batch_execute("CREATE TABLE t (a int); CREATE ROLE app LOGIN; GRANT databricks_superuser TO app")
+        .await
+        .unwrap();
     // What reaches the host's files is not for owners.
     let error = owner.batch_execute("COPY t TO PROGRAM 'cat'").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
@@ -165,7 +173,8 @@ async fn a_child_gets_keys_of_its_own_and_loses_its_subscriptions() {
     prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
     drop(client);
     let mut client = cluster.admin(&[old.clone(), new.clone()]).await.unwrap();
-    let row = client.query_one("SELECT subenabled, subslotname::text FROM pg_subscription", &[]).await.unwrap();
+    let row =
+        client.query_one("SELECT subenabled, subslotname::text FROM pg_subscription", &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), (false, None::<String>));
     // As after a crash between the change and its confirmation.
     prepare_child(&mut client, &new, &SystemRandom).await.unwrap();

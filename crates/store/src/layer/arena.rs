@@ -355,6 +355,23 @@ impl Arena {
         self.record(id).logged_floor.store(floor, Ordering::Release);
     }
 
+    /// Notes that a sync of a file failed: its bytes may be lost, and a later sync of the same file
+    /// would not say so. Whoever seals the layer must know.
+    pub fn poison(&self, errno: Errno) {
+        self.header().sync_errno.store(errno.0 as u32, Ordering::Release);
+    }
+
+    /// Errno of a sync of the open layer that failed since the compute started.
+    pub fn poisoned(&self) -> Option<Errno> {
+        let errno = self.header().sync_errno.load(Ordering::Acquire) as i32;
+        (errno != 0).then_some(Errno(errno))
+    }
+
+    /// A new compute replays what the failed sync may have lost.
+    pub fn clear_poison(&self) {
+        self.header().sync_errno.store(0, Ordering::Release);
+    }
+
     /// State of the layer's sync.
     pub fn sync_state(&self) -> SyncState {
         let header = self.header();

@@ -1,7 +1,7 @@
 //! The index of a sealed layer: one immutable, sorted, checksummed file that names everything in it.
 //!
 //! Layout, little-endian: header of 48 bytes (magic, version u32, crc32c u32 of all that follows
-//! the header, entries u32, whiteouts u32, runs u32, path bytes u32, 16 reserved), entries of 40
+//! it, entries u32, whiteouts u32, runs u32, path bytes u32, 16 reserved), entries of 40
 //! bytes sorted by path, runs of 8 bytes (start u32, count u32), paths. A lookup is a binary search
 //! in the mapped file; every read is bounds-checked, so damage shows as `EUCLEAN`, never as a crash.
 
@@ -68,7 +68,7 @@ impl Index {
         if &bytes[..8] != MAGIC || u32_at(bytes, 8)? != VERSION {
             return Err(Errno::DAMAGED);
         }
-        if verify && crc32c::crc32c(&bytes[HEADER..]) != u32_at(bytes, 12)? {
+        if verify && crc32c::crc32c(&bytes[16..]) != u32_at(bytes, 12)? {
             return Err(Errno::DAMAGED);
         }
         let (entries, whiteouts) = (u32_at(bytes, 16)? as usize, u32_at(bytes, 20)?);
@@ -246,13 +246,14 @@ impl Builder {
         for item in &self.entries {
             out.extend_from_slice(&item.path);
         }
-        let crc = crc32c::crc32c(&out[HEADER..]);
         out[..8].copy_from_slice(MAGIC);
-        let fields =
-            [VERSION, crc, self.entries.len() as u32, whiteouts, self.runs.len() as u32, path_bytes as u32];
-        for (i, value) in fields.into_iter().enumerate() {
-            out[8 + i * 4..12 + i * 4].copy_from_slice(&value.to_le_bytes());
+        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let counts = [self.entries.len() as u32, whiteouts, self.runs.len() as u32, path_bytes as u32];
+        for (i, value) in counts.into_iter().enumerate() {
+            out[16 + i * 4..20 + i * 4].copy_from_slice(&value.to_le_bytes());
         }
+        let crc = crc32c::crc32c(&out[16..]);
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
     }
 }
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn refuses_every_damaged_byte() {
         let good = sample();
-        for at in (0..8 + 24).chain(HEADER..good.len()) {
+        for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x11;
             assert!(index("damage", &bad, true).is_err(), "byte {at} of {}", good.len());

@@ -84,7 +84,8 @@ pub fn sync_layer(layer: &Layer, witness: Option<Fd>) -> Result<()> {
             SyncState::Failed(errno) => return Err(errno),
             SyncState::Dirty => {
                 if claim(arena, 0) {
-                    return finish(arena, sync_everything(layer, arena));
+                    let lost = arena.poisoned().map_or(Ok(()), Err);
+                    return finish(arena, lost.and_then(|()| sync_everything(layer, arena)));
                 }
             }
             SyncState::Syncing => {
@@ -192,7 +193,7 @@ pub fn build_index(layer: &Layer) -> Result<()> {
         return Err(Errno(libc::EBUSY));
     }
     let mut builder = Builder::default();
-    index_directory(layer, arena, &RelPath::ROOT, &mut builder)?;
+    index_directory(layer, &RelPath::ROOT, &mut builder)?;
     replace_file(layer.dir, c"index", c"index.new", &builder.encode())?;
     // Mapped arenas stay valid for those who have them.
     for name in [c"arena", c"log"] {
@@ -230,7 +231,7 @@ fn index_plain(files: Fd, at: &RelPath, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
-fn index_directory(layer: &Layer, arena: &Arena, at: &RelPath, builder: &mut Builder) -> Result<()> {
+fn index_directory(layer: &Layer, at: &RelPath, builder: &mut Builder) -> Result<()> {
     let mut names = Vec::new();
     list_native(layer.files, at, &mut |name, kind| {
         names.push((at.join(name)?, kind));
@@ -240,7 +241,7 @@ fn index_directory(layer: &Layer, arena: &Arena, at: &RelPath, builder: &mut Bui
         match kind {
             Kind::Directory => {
                 builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
-                index_directory(layer, arena, &path, builder)?;
+                index_directory(layer, &path, builder)?;
             }
             Kind::Whiteout => builder.add(path.as_bytes(), Kind::Whiteout, 0, 0, &[]),
             _ => index_file(layer, &path, builder)?,

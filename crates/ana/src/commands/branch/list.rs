@@ -36,7 +36,11 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
             label,
             parent(branch),
             output::relative(&branch.create_time, now),
-            branch.status.expire_time.as_deref().map_or_else(|| "never".to_owned(), |time| output::relative(time, now)),
+            branch
+                .status
+                .expire_time
+                .as_deref()
+                .map_or_else(|| "never".to_owned(), |time| output::relative(time, now)),
             output::bytes(usage.own_bytes),
             marks(branch),
         ]);

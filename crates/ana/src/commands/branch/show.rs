@@ -40,7 +40,10 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         output::data(format!("parent     {}{fate} at {lsn}", source.rsplit('/').next().unwrap_or(source)));
     }
     output::data(format!("created    {}", both(&branch.create_time)));
-    output::data(format!("expires    {}", status.expire_time.as_deref().map_or_else(|| "never".to_owned(), both)));
+    output::data(format!(
+        "expires    {}",
+        status.expire_time.as_deref().map_or_else(|| "never".to_owned(), both)
+    ));
     output::data(format!("protected  {}", if status.is_protected { "yes" } else { "no" }));
     output::data(format!(
         "size       {} of its own, {} shared",

@@ -49,7 +49,8 @@ impl Control {
                 if !how.allow_missing {
                     return Err(not_found("branch"));
                 }
-                let mut operation = self.new_operation(principal, Verb::Delete, Kind::Branch, &resource, "")?;
+                let mut operation =
+                    self.new_operation(principal, Verb::Delete, Kind::Branch, &resource, "")?;
                 operation.outcome = Outcome::Done;
                 operations::insert(tx, &operation)?;
                 self.note(tx, principal, "branch.delete", &resource, "done", "there was none")?;
@@ -105,7 +106,10 @@ impl Control {
         }
         let control = Arc::clone(self);
         let target = operation.target.clone();
+        // Keeps the reconciler from doing the same at the same time.
+        let claim = self.claim(&operation.uid);
         let work = tokio::spawn(async move {
+            let _claim = claim;
             for branch in &doomed {
                 control.retire_branch(branch).await?;
             }
@@ -246,6 +250,9 @@ fn has_children(branch: &Branch, children: &[Branch]) -> Error {
         1 => "1 child".to_owned(),
         many => format!("{many} children"),
     };
-    Error::refused(Refusal::BadRequest, format!("branch \"{}\" has {count} ({})", branch.id, names.join(", ")))
-        .with_hint("delete them first, or use --cascade")
+    Error::refused(
+        Refusal::BadRequest,
+        format!("branch \"{}\" has {count} ({})", branch.id, names.join(", ")),
+    )
+    .with_hint("delete them first, or use --cascade")
 }

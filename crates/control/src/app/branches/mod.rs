@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 pub use super::expiry::Expiry;
 use super::projects::live_project;
-use super::{Control, key_of, not_found};
+use super::{Control, not_found};
 use crate::db::{branches, operations};
 use crate::error::Error;
 use crate::model::{Branch, Kind, Operation, Outcome, Principal, Project, State, Verb};
@@ -62,7 +62,8 @@ pub struct BranchView {
     pub project_id: String,
     /// Whether it is its project's default branch.
     pub is_default: bool,
-    /// Bytes of layers and logs that its data stands on, shared ones included.
+    /// Bytes of layers and logs that its data stands on, shared ones included, when they were last
+    /// counted; 0 before.
     pub bytes: u64,
 }
 
@@ -101,11 +102,10 @@ impl Control {
     }
 
     pub(crate) fn branch_view(&self, project: &Project, branch: Branch) -> BranchView {
-        let usage = key_of(&branch.uid).ok().and_then(|key| self.engine.usage(&key).ok()).unwrap_or_default();
         BranchView {
             project_id: project.id.clone(),
             is_default: project.default_branch == branch.uid,
-            bytes: usage.own_bytes + usage.shared_bytes,
+            bytes: self.sizes.last_known(&branch.uid),
             branch,
         }
     }
@@ -146,7 +146,6 @@ impl Control {
         })
         .await
     }
-
 }
 
 /// Resource name of a branch.
@@ -155,7 +154,11 @@ pub(crate) fn branch_name(project: &str, branch: &str) -> String {
 }
 
 /// The live branch with these identifiers, and its project.
-pub(crate) fn live_branch(connection: &Connection, project: &str, id: &str) -> Result<(Project, Branch), Error> {
+pub(crate) fn live_branch(
+    connection: &Connection,
+    project: &str,
+    id: &str,
+) -> Result<(Project, Branch), Error> {
     let project = live_project(connection, project)?;
     let branch = branches::by_id(connection, &project.uid, id)?
         .filter(|branch| branch.state == State::Ready)

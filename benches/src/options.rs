@@ -1,0 +1,84 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+/// Measures branches side by side with plain PostgreSQL on the same disk.
+///
+/// Every round is kept as a line of JSON; tables go to standard output, talk to standard error.
+#[derive(Debug, clap::Parser)]
+#[command(name = "ana-bench", version)]
+pub struct Options {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum What {
+    /// Time to create a branch at three sizes, idle and under TPC-B
+    Create(Run),
+    /// Time from create to the first row on the child
+    FirstRow(Run),
+    /// How long writers wait at a cut, and what clients notice of it
+    Gate(Run),
+    /// TPC-B and select-only against plain PostgreSQL
+    Throughput(Run),
+    /// Bytes of a fresh branch after its first connection
+    Space(Run),
+    /// Cost of single calls through the preload library against raw system calls
+    Micro(Run),
+    /// All of the above
+    All(Run),
+    /// Print the tables of earlier runs again
+    Report {
+        /// Files with raw lines
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// The process that `micro` starts under the preload library
+    #[command(hide = true)]
+    MicroCalls {
+        /// File to read and write
+        file: PathBuf,
+        /// Calls of each kind
+        calls: u32,
+    },
+}
+
+/// How much is measured, where, and with what.
+#[derive(Debug, Clone, clap::Args)]
+#[group(id = "extent", required = true, multiple = false, args = ["quick", "full"])]
+pub struct Run {
+    /// Reduced sizes and rounds, to see that everything works; the numbers are noise
+    #[arg(long)]
+    pub quick: bool,
+    /// Sizes and rounds that figures may be quoted from
+    #[arg(long)]
+    pub full: bool,
+    /// Rounds of each measurement
+    #[arg(long)]
+    pub rounds: Option<u32>,
+    /// Scale of the TPC-B tables
+    #[arg(long)]
+    pub scale: Option<i32>,
+    /// Seconds of each run of a load
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Directory for data, on the disk to be measured; made and removed
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// File that gets the raw lines
+    #[arg(long, value_name = "FILE", default_value = "ana-bench.jsonl")]
+    pub out: PathBuf,
+    /// Directory of the PostgreSQL programs to use for all sides
+    #[arg(long, env = "ANABRANCH_PG_BIN", value_name = "DIR")]
+    pub pg_bin: Option<PathBuf>,
+    /// Create branches through the daemon of this `ana` program instead of the engine in process
+    #[arg(long, value_name = "PROGRAM")]
+    pub daemon: Option<PathBuf>,
+    /// User to run as, when started by root
+    #[arg(long, env = "ANABRANCH_RUN_AS", value_name = "USER")]
+    pub run_as: Option<String>,
+    /// Load in this program even where pgbench is at hand
+    #[arg(long)]
+    pub own_load: bool,
+}

@@ -1,0 +1,283 @@
+//! A daemon inside the test: real engine, real PostgreSQL, the API on a unix socket; only the clock
+//! is the test's own.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use api::Local;
+use compute::engine::Engine;
+use compute::install::{self, Request};
+use compute::machine::Machine;
+use compute::run_as;
+use compute::server::{DEFAULT_MAJOR, Server};
+use control::clock::{Clock, SystemClock, SystemRandom};
+use control::{Control, Settings};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub const OWNER: &str = "ana@example.org";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The machine's clocks, each moved by hand.
+pub struct TestClock {
+    real: SystemClock,
+    moved: Mutex<(SignedDuration, Duration)>,
+}
+
+impl TestClock {
+    fn new() -> Arc<TestClock> {
+        Arc::new(TestClock { real: SystemClock::new(), moved: Mutex::default() })
+    }
+
+    /// Time goes by.
+    pub fn pass(&self, time: Duration) {
+        let mut moved = self.moved.lock().unwrap();
+        moved.0 += SignedDuration::try_from(time).unwrap();
+        moved.1 += time;
+    }
+
+    /// Somebody sets the wall clock.
+    pub fn jump(&self, by: SignedDuration) {
+        self.moved.lock().unwrap().0 += by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        self.real.now() + self.moved.lock().unwrap().0
+    }
+
+    fn steady(&self) -> Duration {
+        self.real.steady() + self.moved.lock().unwrap().1
+    }
+}
+
+/// One home and its daemon; all of it is gone when dropped.
+pub struct World {
+    pub dir: PathBuf,
+    pub control: Arc<Control>,
+    pub engine: Arc<Engine>,
+    pub clock: Arc<TestClock>,
+    end: watch::Sender<bool>,
+    server: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl World {
+    /// An empty home.
+    pub async fn new() -> World {
+        let dir = ground().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+        std::fs::create_dir_all(dir.join("home")).unwrap();
+        World::open(dir, TestClock::new()).await
+    }
+
+    /// A home with project `shop`.
+    pub async fn with_shop() -> World {
+        let world = World::new().await;
+        let answer = world.post("/projects?project_id=shop", "{}").await;
+        assert_eq!(answer.body["done"], true, "{answer:?}");
+        assert_eq!(answer.body.get("error"), None, "{answer:?}");
+        world
+    }
+
+    async fn open(dir: PathBuf, clock: Arc<TestClock>) -> World {
+        let shim = shim_image::install(&dir.join("run")).unwrap();
+        let engine = Arc::new(Engine::open(&dir.join("home"), &shim, &dir.join("s")).unwrap());
+        let settings = Settings {
+            home: dir.join("home"),
+            pg_port: 0,
+            owner: OWNER.to_owned(),
+            delete_grace: None,
+            // Rounds come when the test asks for them.
+            round: Duration::from_secs(3600),
+        };
+        let random = Arc::new(SystemRandom);
+        let control =
+            Control::open(settings, Arc::clone(&engine), server(), Arc::clone(&clock) as _, random).unwrap();
+        control.run().await.unwrap();
+        let (shutdown, _) = watch::channel(None);
+        let (end, mut ended) = watch::channel(false);
+        let local = Local {
+            control: Arc::clone(&control),
+            owner_uid: compute::os::effective_uid(),
+            http: None,
+            shutdown,
+        };
+        let socket = dir.join("api.sock");
+        let server = tokio::spawn(async move {
+            let end = async move {
+                let _ = ended.wait_for(|end| *end).await;
+            };
+            api::serve_local(local, &socket, end).await
+        });
+        let world = World { dir, control, engine, clock, end, server: Some(server) };
+        while UnixStream::connect(world.dir.join("api.sock")).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world
+    }
+
+    /// The daemon ends without a word, and the next one opens the same home.
+    pub async fn restart(mut self) -> World {
+        self.control.shut_down(true).await.unwrap();
+        self.end.send_replace(true);
+        self.server.take().unwrap().await.unwrap().unwrap();
+        let (dir, clock) = (std::mem::take(&mut self.dir), Arc::clone(&self.clock));
+        drop(self);
+        World::open(dir, clock).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, "", "").await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        self.call("POST", path, body, "").await
+    }
+
+    pub async fn patch(&self, path: &str, body: &str) -> Answer {
+        self.call("PATCH", path, body, "").await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, "", "").await
+    }
+
+    /// One request; `path` is below the contract's base unless it begins with `/api/`.
+    pub async fn call(&self, method: &str, path: &str, body: &str, header: &str) -> Answer {
+        let path =
+            if path.starts_with("/api/") { path.to_owned() } else { format!("/api/2.0/postgres{path}") };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let socket = self.dir.join("api.sock");
+        tokio::task::spawn_blocking(move || exchange(&socket, &request)).await.unwrap()
+    }
+
+    /// Makes a branch of `shop` and expects that to succeed; gives the branch.
+    pub async fn branch(&self, id: &str, spec: &str) -> Value {
+        let answer = self.post(&format!("/projects/shop/branches?branch_id={id}"), spec).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.body["done"], true, "{answer:?}");
+        assert_eq!(answer.body.get("error"), None, "{answer:?}");
+        answer.body["response"].clone()
+    }
+
+    /// A session on a branch of `shop` as its owner, the way any client comes.
+    pub async fn connect(&self, branch: &str) -> tokio_postgres::Client {
+        self.try_connect(branch).await.unwrap()
+    }
+
+    pub async fn try_connect(&self, branch: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let (client, connection) = self.config(branch).await.connect(tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    pub async fn config(&self, branch: &str) -> tokio_postgres::Config {
+        let info = self.connection(branch).await;
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(info["host"].as_str().unwrap())
+            .port(u16::try_from(info["port"].as_u64().unwrap()).unwrap())
+            .user(info["role"].as_str().unwrap())
+            .password(info["password"].as_str().unwrap())
+            .dbname(info["database"].as_str().unwrap());
+        config
+    }
+
+    pub async fn connection(&self, branch: &str) -> Value {
+        let path = format!("/api/anabranch/v1/projects/shop/branches/{branch}/connection?password=true");
+        let answer = self.get(&path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.dir.as_os_str().is_empty() {
+            return;
+        }
+        for entry in std::fs::read_dir(self.dir.join("home/branches")).into_iter().flatten().flatten() {
+            let _ = compute::process::kill_all(&entry.path().join("pgdata"));
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+        // Empty once the last test is done.
+        let _ = std::fs::remove_dir(ground());
+    }
+}
+
+fn exchange(socket: &Path, request: &str) -> Answer {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(head.to_lowercase().contains("content-type: application/json"), "{head}");
+    Answer { status, body: serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}")) }
+}
+
+/// A directory for all homes of this process. Root becomes an ordinary user on the way: PostgreSQL
+/// does not run as root.
+fn ground() -> &'static Path {
+    static GROUND: OnceLock<PathBuf> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        server();
+        std::env::temp_dir().join(format!("ana-api-{}", std::process::id()))
+    })
+}
+
+fn server() -> Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER
+        .get_or_init(|| {
+            let user = run_as::choose(None).unwrap().map(|choice| choice.user);
+            let server = find_server(user.as_ref());
+            let ground = std::env::temp_dir().join(format!("ana-api-{}", std::process::id()));
+            std::fs::create_dir_all(&ground).unwrap();
+            if let Some(user) = user {
+                std::os::unix::fs::chown(&ground, Some(user.uid), Some(user.gid)).unwrap();
+                become_user(user.uid, user.gid);
+            }
+            server
+        })
+        .clone()
+}
+
+/// The server that all tests of the workspace share; below the build directory where the servers'
+/// user gets there.
+fn find_server(user: Option<&compute::os::User>) -> Server {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-home");
+    let shared = std::env::temp_dir().join("anabranch-test-home-0");
+    let reached = |home: &PathBuf| {
+        std::fs::create_dir_all(home).unwrap();
+        user.is_none_or(|user| compute::os::as_user(user, || home.join(".").exists()).unwrap())
+    };
+    let home = [build, shared].into_iter().find(reached).unwrap().canonicalize().unwrap();
+    let request = Request { major: DEFAULT_MAJOR, bin_dir: None, home, archive: None };
+    install::find_or_install(&Machine::this(), &request, &mut |note| eprintln!("{note}")).unwrap()
+}
+
+/// The test harness has threads already, so this is the libc call that changes all of them.
+#[allow(unsafe_code)]
+fn become_user(uid: u32, gid: u32) {
+    // SAFETY: plain system calls without pointers to anything but an empty list.
+    let done = unsafe { libc::setgroups(0, std::ptr::null()) | libc::setgid(gid) | libc::setuid(uid) };
+    assert_eq!(done, 0, "could not become user {uid}");
+}
