@@ -47,7 +47,8 @@ fn collect(path: &Path, found: &mut BTreeMap<PathBuf, String>) {
 /// Fails with the paths that differ.
 pub fn assert_same(before: &BTreeMap<PathBuf, String>, after: &BTreeMap<PathBuf, String>) {
     let paths: std::collections::BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
-    let changed: Vec<&&PathBuf> = paths.iter().filter(|path| before.get(**path) != after.get(**path)).collect();
+    let changed: Vec<&&PathBuf> =
+        paths.iter().filter(|path| before.get(**path) != after.get(**path)).collect();
     assert!(changed.is_empty(), "changed: {changed:#?}");
 }
 

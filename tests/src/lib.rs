@@ -3,4 +3,5 @@
 
 pub mod files;
 pub mod lab;
+pub mod processes;
 pub mod tpcb;

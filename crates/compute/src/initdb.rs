@@ -95,7 +95,17 @@ pub fn initdb(
         return Err(failure(output));
     }
     let hba = directory.join("pg_hba.conf");
-    std::fs::write(&hba, HBA).map_err(io("writing", &hba))
+    std::fs::write(&hba, HBA).map_err(io("writing", &hba))?;
+    let conf = directory.join("postgresql.conf");
+    let text = std::fs::read_to_string(&conf).map_err(io("reading", &conf))?;
+    std::fs::write(&conf, without_comments(&text)).map_err(io("writing", &conf))
+}
+
+/// The sample's 30 KiB of comments would be copied into every branch.
+fn without_comments(text: &str) -> String {
+    let set = text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty());
+    let set: Vec<&str> = set.map(|line| line.split('#').next().unwrap_or(line).trim_end()).collect();
+    format!("# Settings of this branch. Every setting: SELECT * FROM pg_settings.\n{}\n", set.join("\n"))
 }
 
 /// A file that holds the password and has no name, so that even a crash leaves nothing to read.

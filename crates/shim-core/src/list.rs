@@ -19,7 +19,7 @@ impl Tracker {
         match self.resolve(path) {
             Err(errno) => Some(Err(errno)),
             Ok(Target::Layered(path, _)) => Some(self.list_existing(&path)),
-            Ok(Target::Scratch(path)) => Some(self.list_native(self.private, &path)),
+            Ok(Target::Scratch(path)) => Some(self.list_native(self.scratch(&path), &path)),
             Ok(Target::Root) => Some(self.list_root()),
             Ok(Target::Bypass) => None,
         }

@@ -23,7 +23,7 @@ impl Tracker {
         match self.resolve(path) {
             Err(errno) => Some(Err(errno)),
             Ok(Target::Layered(path, _)) => Some(self.locate_layered(&path)),
-            Ok(Target::Scratch(path)) => Some(Ok((self.private, path))),
+            Ok(Target::Scratch(path)) => Some(Ok((self.scratch(&path), path))),
             Ok(Target::Root | Target::Bypass) => None,
         }
     }
@@ -62,7 +62,7 @@ impl Tracker {
         match self.resolve(path) {
             Err(errno) => Some(Err(errno)),
             Ok(Target::Layered(path, whole)) => Some(self.unlink_layered(&path, whole)),
-            Ok(Target::Scratch(path)) => Some(sys::unlinkat(self.private, path.as_cstr(), 0)),
+            Ok(Target::Scratch(path)) => Some(sys::unlinkat(self.scratch(&path), path.as_cstr(), 0)),
             Ok(Target::Root) => Some(Err(Errno(libc::EISDIR))),
             Ok(Target::Bypass) => None,
         }
@@ -151,10 +151,11 @@ impl Tracker {
             (Target::Layered(from, whole_from), Target::Layered(to, whole_to)) => {
                 Some(self.rename_layered(&from, whole_from, &to, whole_to))
             }
-            (Target::Scratch(from), Target::Scratch(to)) => Some(
-                self.make_private_parents(&to)
-                    .and_then(|()| sys::renameat(self.private, from.as_cstr(), self.private, to.as_cstr())),
-            ),
+            (Target::Scratch(from), Target::Scratch(to)) => {
+                Some(self.make_private_parents(&to).and_then(|()| {
+                    sys::renameat(self.scratch(&from), from.as_cstr(), self.scratch(&to), to.as_cstr())
+                }))
+            }
             (Target::Bypass, Target::Bypass) => None,
             _ => Some(Err(Errno(libc::EXDEV))),
         }
@@ -236,7 +237,7 @@ impl Tracker {
             Ok(Target::Scratch(path)) => {
                 let made = self
                     .make_private_parents(&path)
-                    .and_then(|()| sys::mkdirat(self.private, path.as_cstr(), mode));
+                    .and_then(|()| sys::mkdirat(self.scratch(&path), path.as_cstr(), mode));
                 return Some(made);
             }
             Ok(Target::Root) => return Some(Err(Errno::EXIST)),
@@ -268,7 +269,7 @@ impl Tracker {
             Err(errno) => return Some(Err(errno)),
             Ok(Target::Layered(path, _)) => path,
             Ok(Target::Scratch(path)) => {
-                return Some(sys::unlinkat(self.private, path.as_cstr(), libc::AT_REMOVEDIR));
+                return Some(sys::unlinkat(self.scratch(&path), path.as_cstr(), libc::AT_REMOVEDIR));
             }
             Ok(Target::Root) => return Some(Err(Errno(libc::EBUSY))),
             Ok(Target::Bypass) => return None,
@@ -312,7 +313,7 @@ impl Tracker {
     pub fn changes_attributes(&self, path: &[u8]) -> Outcome<Option<(Fd, RelPath)>> {
         match self.resolve(path) {
             Err(errno) => Some(Err(errno)),
-            Ok(Target::Scratch(path)) => Some(Ok(Some((self.private, path)))),
+            Ok(Target::Scratch(path)) => Some(Ok(Some((self.scratch(&path), path)))),
             Ok(Target::Layered(path, _)) => Some(self.locate_layered(&path).and_then(|(fd, path)| {
                 let own = self.layer(self.gate.top_slot())?.files == fd;
                 Ok(own.then_some((fd, path)))

@@ -66,8 +66,8 @@ impl Tracker {
 
     fn own_segment(&self, shared: Fd, path: &std::ffi::CStr, flags: i32) -> Result<Fd> {
         self.count(Rare::SharedSegment);
-        let beside = std::ffi::CString::new([path.to_bytes(), b".own"].concat())
-            .map_err(|_| Errno(libc::EINVAL))?;
+        let beside =
+            std::ffi::CString::new([path.to_bytes(), b".own"].concat()).map_err(|_| Errno(libc::EINVAL))?;
         let reading = sys::openat(sys::AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)?;
         sys::close(shared);
         let _inside = self.enter()?;
@@ -82,17 +82,17 @@ impl Tracker {
     }
 
     fn open_scratch(&self, path: &RelPath, flags: i32, mode: u32) -> Result<Fd> {
-        match sys::openat(self.private, path.as_cstr(), flags, mode) {
+        match sys::openat(self.scratch(path), path.as_cstr(), flags, mode) {
             Err(Errno::NOENT) if flags & libc::O_CREAT != 0 => {
                 self.make_private_parents(path)?;
-                sys::openat(self.private, path.as_cstr(), flags, mode)
+                sys::openat(self.scratch(path), path.as_cstr(), flags, mode)
             }
             other => other,
         }
     }
 
     pub(crate) fn make_private_parents(&self, path: &RelPath) -> Result<()> {
-        make_directories(self.private, &path.parent())
+        make_directories(self.scratch(path), &path.parent())
     }
 
     fn open_layered(&self, path: &RelPath, whole: bool, flags: i32, mode: u32) -> Result<Fd> {

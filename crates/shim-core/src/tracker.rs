@@ -21,6 +21,8 @@ pub struct Settings {
     pub branch_directory: Vec<u8>,
     /// Absolute path of the home's `layers`.
     pub layers_directory: Vec<u8>,
+    /// Absolute path of a directory in memory for caches that PostgreSQL rebuilds at will, if there is one.
+    pub cache_directory: Option<Vec<u8>>,
     /// Size of a WAL segment, bytes.
     pub wal_segment_size: u64,
 }
@@ -55,7 +57,9 @@ pub struct Tracker {
     pub(crate) descriptors: Descriptors,
     pub(crate) lower: LowerCache,
     /// The branch's private directory for scratch files.
-    pub(crate) private: Fd,
+    private: Fd,
+    /// Where caches among them go.
+    caches: Fd,
     pub(crate) branch: Fd,
     /// Open since before this compute wrote anything; see [`store::layer::seal::sync_layer`].
     pub(crate) witness: Fd,
@@ -84,6 +88,9 @@ impl Tracker {
         let branch = directory(&settings.branch_directory)?;
         let layers = directory(&settings.layers_directory)?;
         let private = directory(&[&settings.branch_directory[..], b"/private"].concat())?;
+        // Anybody may clear memory directories; the private one always works.
+        let caches =
+            settings.cache_directory.as_ref().and_then(|path| directory(path).ok()).unwrap_or(private);
         let gate = sys::openat(branch, c"gate", O_RDWR | O_CLOEXEC, 0)?;
         let mapped = Gate::open(gate);
         sys::close(gate);
@@ -94,6 +101,7 @@ impl Tracker {
             descriptors: Descriptors::default(),
             lower: LowerCache::default(),
             private,
+            caches,
             branch,
             witness: directory(&settings.layers_directory)?,
             durable_below: AtomicU32::new(0),
@@ -136,9 +144,16 @@ impl Tracker {
         &self.gate
     }
 
-    /// The directory of scratch files.
-    pub fn private_directory(&self) -> Fd {
-        self.private
+    /// The directory that a scratch path is relative to. Relation caches go to memory while that
+    /// directory is there.
+    pub(crate) fn scratch(&self, path: &RelPath) -> Fd {
+        let cache = path.name().starts_with(b"pg_internal.init");
+        if cache && self.caches != self.private && sys::fstat(self.caches).is_ok_and(|stat| stat.st_nlink > 0)
+        {
+            self.caches
+        } else {
+            self.private
+        }
     }
 
     pub(crate) fn enter(&self) -> Result<Inside<'_>> {

@@ -1,6 +1,7 @@
 //! The store under the shim's rules against a reference model: random operations, cuts, restarts
 //! and power cuts on a tree of branches. A failing seed is printed; replay it with
 //! `ANA_SEED=… cargo test -p shim-core --test model`.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

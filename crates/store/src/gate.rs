@@ -22,6 +22,8 @@ use protocol::State;
 
 /// Slots for processes; a compute has at most this many at once.
 pub const SLOTS: usize = 1024;
+/// Slots with disk space from the start.
+const ALLOCATED: usize = 64;
 const HEADER: usize = 4096;
 const SLOT_SIZE: usize = 64;
 const MAGIC: u64 = u64::from_le_bytes(*b"ANAGATE1");
@@ -76,6 +78,13 @@ pub const FLAG_FRESH: u32 = 1;
 #[derive(Debug)]
 pub struct Gate {
     mapping: Mapping,
+    fd: Fd,
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        sys::close(self.fd);
+    }
 }
 
 /// Why a cut was given up. The branch is as before, its writers run.
@@ -97,9 +106,9 @@ impl Gate {
     /// Creates or resets the gate file. Only while no process of the branch is alive.
     pub fn create(fd: Fd, top_slot: u32, flags: u32) -> Result<Gate> {
         sys::ftruncate(fd, (HEADER + SLOTS * SLOT_SIZE) as u64)?;
-        // Allocated up front: a hole that a full disk cannot fill would kill a backend by SIGBUS.
-        sys::fallocate(fd, 0, 0, (HEADER + SLOTS * SLOT_SIZE) as u64)?;
-        let gate = Gate { mapping: Mapping::file(fd, HEADER + SLOTS * SLOT_SIZE)? };
+        // Allocated before use: a hole that a full disk cannot fill would kill a backend by SIGBUS.
+        sys::fallocate(fd, 0, 0, (HEADER + ALLOCATED * SLOT_SIZE) as u64)?;
+        let gate = Gate::map(fd)?;
         let header = gate.header();
         let used = header.slots_used.load(Ordering::Relaxed) as usize;
         for slot in gate.slots().iter().take(used.min(SLOTS)) {
@@ -110,6 +119,8 @@ impl Gate {
         header.cutter_pid.store(0, Ordering::Relaxed);
         header.stream_mark.store(0, Ordering::Relaxed);
         header.flags.store(flags, Ordering::Relaxed);
+        // After a power cut the WAL may end before what an earlier incarnation had written.
+        header.stream_mark.store(0, Ordering::Relaxed);
         header.state.store(State::open(top_slot, 0).word(), Ordering::Relaxed);
         header.version.store(VERSION, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
@@ -121,11 +132,20 @@ impl Gate {
         if sys::size(fd)? < (HEADER + SLOTS * SLOT_SIZE) as u64 {
             return Err(Errno::DAMAGED);
         }
-        let gate = Gate { mapping: Mapping::file(fd, HEADER + SLOTS * SLOT_SIZE)? };
+        let gate = Gate::map(fd)?;
         let header = gate.header();
         let known = header.magic.load(Ordering::Acquire) == MAGIC
             && header.version.load(Ordering::Relaxed) == VERSION;
         if known { Ok(gate) } else { Err(Errno::DAMAGED) }
+    }
+
+    fn map(fd: Fd) -> Result<Gate> {
+        let mapping = Mapping::file(fd, HEADER + SLOTS * SLOT_SIZE)?;
+        Ok(Gate {
+            mapping,
+            fd: sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 2048)
+                .or_else(|_| sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0))?,
+        })
     }
 
     /// The shared header.
@@ -155,26 +175,24 @@ impl Gate {
         let start = sys::process_start(pid).unwrap_or(0);
         let header = self.header();
         for (index, slot) in self.slots().iter().enumerate() {
-            let dead = || {
-                let owner = slot.pid.load(Ordering::Acquire);
-                index >= SLOTS / 2 && owner != 0 && sys::process_start(owner).is_none()
-            };
-            if (slot.pid.load(Ordering::Relaxed) == 0 || dead()) && self.take(slot, pid, start) {
+            let owner = slot.pid.load(Ordering::Acquire);
+            // Looking at every owner would cost more than it finds: only when slots become scarce.
+            let free = owner == 0 || index >= SLOTS / 2 && sys::process_start(owner).is_none();
+            if !free {
+                continue;
+            }
+            if index >= ALLOCATED {
+                sys::fallocate(self.fd, 0, (HEADER + index * SLOT_SIZE) as u64, SLOT_SIZE as u64)?;
+            }
+            // Only from the owner that was looked at: another process may have been quicker.
+            if slot.pid.compare_exchange(owner, pid, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                slot.depth.store(0, Ordering::SeqCst);
+                slot.start.store(start, Ordering::SeqCst);
                 header.slots_used.fetch_max(index as u32 + 1, Ordering::SeqCst);
                 return Ok(index as u32);
             }
         }
         Err(Errno(libc::ENFILE))
-    }
-
-    fn take(&self, slot: &Slot, pid: u32, start: u64) -> bool {
-        let owner = slot.pid.load(Ordering::Relaxed);
-        if slot.pid.compare_exchange(owner, pid, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-            return false;
-        }
-        slot.depth.store(0, Ordering::SeqCst);
-        slot.start.store(start, Ordering::SeqCst);
-        true
     }
 
     /// Gives a slot back.
@@ -325,5 +343,30 @@ impl Drop for Closed<'_> {
     fn drop(&mut self) {
         protocol::reopen(&self.gate.header().state, self.state);
         self.gate.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_reset_gate_knows_nothing_of_the_last_incarnation() {
+        let path = std::env::temp_dir().join(format!("gate-{}", std::process::id()));
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let gate = Gate::create(file.as_raw_fd(), 3, FLAG_FRESH).unwrap();
+        let slot = gate.claim().unwrap();
+        assert_eq!(gate.enter(slot), 3);
+        gate.header().stream_mark.store(12_345, Ordering::Relaxed);
+        let gate = Gate::create(file.as_raw_fd(), 4, 0).unwrap();
+        let header = gate.header();
+        assert_eq!(header.stream_mark.load(Ordering::Relaxed), 0);
+        assert_eq!(header.flags.load(Ordering::Relaxed), 0);
+        assert_eq!(gate.top_slot(), 4);
+        assert_eq!(gate.owners(), []);
+        let closed = gate.close(Duration::ZERO).unwrap();
+        assert_eq!(closed.switch().unwrap(), 5);
     }
 }

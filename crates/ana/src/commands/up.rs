@@ -42,7 +42,8 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
 pub async fn start(global: &Global, mut options: Options) -> Result<Started, Failure> {
     match global.client()?.status().await {
         Ok(_) => return Ok(Started::Before),
-        Err(client::Error::NotRunning { .. }) => {}
+        // One that ends in the middle of its answer is as good as gone.
+        Err(client::Error::NotRunning { .. } | client::Error::Transport(_)) => {}
         Err(error) => return Err(error.into()),
     }
     // Asked here and not there: after giving up root the daemon does not see the caller's git.

@@ -61,7 +61,8 @@ fn copy_last(source: &Source<'_>, segment: u64, end: Lsn, target: &Path) -> Resu
     let path = source.directory.join(&name);
     let what = || format!("could not copy WAL segment {}", path.display());
     let from = File::open(&path).context(what)?;
-    let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(&name)).context(what)?;
+    let to =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(&name)).context(what)?;
     to.set_len(size).context(what)?;
     let start = segment * size;
     // The first page carries the segment's header; from there to redo nothing is ever read.
@@ -71,7 +72,14 @@ fn copy_last(source: &Source<'_>, segment: u64, end: Lsn, target: &Path) -> Resu
     to.sync_all().context(what)
 }
 
-fn copy_pages(from: &File, to: &File, start: u64, begin: u64, end: u64, source: &Source<'_>) -> std::io::Result<()> {
+fn copy_pages(
+    from: &File,
+    to: &File,
+    start: u64,
+    begin: u64,
+    end: u64,
+    source: &Source<'_>,
+) -> std::io::Result<()> {
     let mut at = begin;
     while at < end {
         let mut page = [0u8; PAGE as usize];
@@ -87,7 +95,5 @@ fn copy_pages(from: &File, to: &File, start: u64, begin: u64, end: u64, source: 
 }
 
 pub(super) fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .context(|| format!("could not sync {}", path.display()))
+    File::open(path).and_then(|file| file.sync_all()).context(|| format!("could not sync {}", path.display()))
 }

@@ -41,7 +41,13 @@ impl Engine {
         made
     }
 
-    fn build_root(&self, key: &BranchKey, new: &Path, server: &Server, admin_password: &str) -> Result<(), Error> {
+    fn build_root(
+        &self,
+        key: &BranchKey,
+        new: &Path,
+        server: &Server,
+        admin_password: &str,
+    ) -> Result<(), Error> {
         make_skeleton(new)?;
         let cluster = new.join("initdb");
         initdb(server, &cluster, BOOTSTRAP_ROLE, admin_password, None)
@@ -52,7 +58,8 @@ impl Engine {
         }
         let base = self.home.reserve_layer();
         let imported = self.import(&cluster, new, base);
-        let open = imported.and_then(|()| self.home.new_layer().context(|| "could not make a layer".to_owned()));
+        let open =
+            imported.and_then(|()| self.home.new_layer().context(|| "could not make a layer".to_owned()));
         let open = match open {
             Ok(open) => open,
             Err(error) => {
@@ -80,7 +87,13 @@ impl Engine {
     }
 
     /// Finishes `<key>.new`: server record, manifest, sync, rename.
-    pub(super) fn publish(&self, key: &BranchKey, new: &Path, manifest: &Manifest, server: &Server) -> Result<(), Error> {
+    pub(super) fn publish(
+        &self,
+        key: &BranchKey,
+        new: &Path,
+        manifest: &Manifest,
+        server: &Server,
+    ) -> Result<(), Error> {
         let published = self.publish_in(key, new, manifest, server);
         if published.is_err() {
             let _ = self.home.abandon(manifest);
@@ -88,13 +101,16 @@ impl Engine {
         published
     }
 
-    fn publish_in(&self, key: &BranchKey, new: &Path, manifest: &Manifest, server: &Server) -> Result<(), Error> {
+    fn publish_in(
+        &self,
+        key: &BranchKey,
+        new: &Path,
+        manifest: &Manifest,
+        server: &Server,
+    ) -> Result<(), Error> {
         let path = new.join("server");
-        let record = ServerRecord {
-            bin_dir: server.bin_dir.clone(),
-            major: server.major,
-            minor: server.minor,
-        };
+        let record =
+            ServerRecord { bin_dir: server.bin_dir.clone(), major: server.major, minor: server.minor };
         let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged(error.to_string()))?;
         fs::write(&path, text).context(|| format!("could not write {}", path.display()))?;
         sync(&path)?;
@@ -109,9 +125,14 @@ impl Engine {
     /// Moves a shut-down cluster's files: layered ones into a new layer, the others into the
     /// branch's own directory.
     fn import(&self, cluster: &Path, new: &Path, layer: u64) -> Result<(), Error> {
-        let directory = self.home.layers_path().join(store::layer::directory_name(layer).to_string_lossy().as_ref());
+        let directory =
+            self.home.layers_path().join(store::layer::directory_name(layer).to_string_lossy().as_ref());
         let files = directory.join("f");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&files).context(|| "could not make a layer".to_owned())?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&files)
+            .context(|| "could not make a layer".to_owned())?;
         move_tree(cluster, cluster, &files, &new.join("pgdata"))?;
         fs::remove_dir_all(cluster).context(|| format!("could not remove {}", cluster.display()))?;
         let open = |path: &Path| {
@@ -121,7 +142,9 @@ impl Engine {
         let what = || format!("could not seal the new cluster in {}", directory.display());
         let (dir, tree) = (open(&directory).context(what)?, open(&files).context(what)?);
         // All files at once; initdb was told not to sync.
-        let sealed = sys::syncfs(dir).and_then(|()| store::layer::seal::index_tree(dir, tree)).and_then(|()| sys::fsync(self.home.layers()));
+        let sealed = sys::syncfs(dir)
+            .and_then(|()| store::layer::seal::index_tree(dir, tree))
+            .and_then(|()| sys::fsync(self.home.layers()));
         sys::close(tree);
         sys::close(dir);
         sealed.context(what)

@@ -20,9 +20,9 @@ use super::assemble::{Source, assemble, sync};
 use super::create::{make_skeleton, now_us};
 use super::home::{Context, Engine, seal_layer};
 use super::record::{CutRecord, ServerRecord};
+use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
 use crate::server::Server;
 use crate::settings::Recorded;
-use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
 
 /// How long writers may be held back while running calls finish; then the cut is given up.
 const DRAIN_LIMIT: Duration = Duration::from_millis(250);
@@ -113,7 +113,8 @@ impl Engine {
     fn cut_into(&self, parent: &BranchKey, child: &BranchKey, new: &Path) -> Result<CutInfo, Error> {
         let parent_record = self.record(parent)?;
         make_skeleton(new)?;
-        let branch = self.home.open_branch(parent.as_str()).context(|| format!("could not open branch {parent}"))?;
+        let branch =
+            self.home.open_branch(parent.as_str()).context(|| format!("could not open branch {parent}"))?;
         let cut = self.cut_open(parent, &parent_record, branch);
         sys::close(branch);
         let (prepared, seen) = cut?;
@@ -156,8 +157,14 @@ impl Engine {
         Ok(record.info())
     }
 
-    fn cut_open(&self, parent: &BranchKey, record: &CutRecord, branch: Fd) -> Result<(Prepared, Seen), Error> {
-        let stack = Stack::load(self.home.layers(), branch).context(|| format!("could not read the stack of branch {parent}"))?;
+    fn cut_open(
+        &self,
+        parent: &BranchKey,
+        record: &CutRecord,
+        branch: Fd,
+    ) -> Result<(Prepared, Seen), Error> {
+        let stack = Stack::load(self.home.layers(), branch)
+            .context(|| format!("could not read the stack of branch {parent}"))?;
         if !matches!(self.state(parent)?, ComputeState::Running { .. }) {
             let prepared = self.prepare(parent, None)?;
             let below = prepared.next.slot;
@@ -238,13 +245,17 @@ impl Engine {
             (mark, _) => Lsn(mark),
         };
         let tail = self.tail_page(parent, record, control.timeline, now)?;
-        Ok(closed.switch().map(|_| {
-            Seen { control, mark: now, tail, drain, closed: started.elapsed() }
-        }))
+        Ok(closed.switch().map(|_| Seen { control, mark: now, tail, drain, closed: started.elapsed() }))
     }
 
     /// The page that holds the byte before `end`.
-    fn tail_page(&self, parent: &BranchKey, record: &CutRecord, timeline: u32, end: Lsn) -> Result<Option<(Lsn, Box<Page>)>, Error> {
+    fn tail_page(
+        &self,
+        parent: &BranchKey,
+        record: &CutRecord,
+        timeline: u32,
+        end: Lsn,
+    ) -> Result<Option<(Lsn, Box<Page>)>, Error> {
         let position = end.0.saturating_sub(1) / PAGE * PAGE;
         let pg_wal = self.data_directory(parent).join("pg_wal");
         let read = read_page(&pg_wal, timeline, record.wal_segment_size, Lsn(position));
@@ -258,11 +269,17 @@ impl Engine {
         let size = record.wal_segment_size;
         let mut read = |lsn: Lsn| read_page(&pg_wal, control.timeline, size, lsn).ok().flatten();
         wal::end_from(&mut (&mut read as &mut dyn FnMut(Lsn) -> Option<Box<Page>>), control.checkpoint_lsn)
-            .ok_or_else(|| Error::Damaged(format!("branch {key}: no WAL record at its checkpoint {}", control.checkpoint_lsn)))
+            .ok_or_else(|| {
+                Error::Damaged(format!(
+                    "branch {key}: no WAL record at its checkpoint {}",
+                    control.checkpoint_lsn
+                ))
+            })
     }
 
     pub(super) fn control_file(&self, key: &BranchKey) -> Result<ControlFile, Error> {
-        let branch = self.home.open_branch(key.as_str()).context(|| format!("could not open branch {key}"))?;
+        let branch =
+            self.home.open_branch(key.as_str()).context(|| format!("could not open branch {key}"))?;
         let stack = Stack::load(self.home.layers(), branch);
         sys::close(branch);
         read_control(&stack.context(|| format!("could not read the stack of branch {key}"))?, u32::MAX)
@@ -334,7 +351,10 @@ fn open_gate(branch: Fd) -> store::Result<Gate> {
 fn read_control(stack: &Stack, below: u32) -> Result<ControlFile, Error> {
     let what = || "could not read pg_control".to_owned();
     let path = RelPath::new(b"global/pg_control").context(what)?;
-    let located = stack.find_below(below, &path).context(what)?.ok_or_else(|| Error::Damaged("pg_control is missing".to_owned()))?;
+    let located = stack
+        .find_below(below, &path)
+        .context(what)?
+        .ok_or_else(|| Error::Damaged("pg_control is missing".to_owned()))?;
     let fd = located.layer.open_file(&path, sys::O_RDONLY).context(what)?;
     let mut bytes = vec![0; 8192];
     let read = sys::pread_full(fd, &mut bytes, 0);

@@ -18,9 +18,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Refused`] when the directory is not empty; what was written is removed on failure.
-    pub fn export(&self, key: &BranchKey, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+    pub fn export(
+        &self,
+        key: &BranchKey,
+        dir: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Error> {
         if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::Refused(key.to_string(), format!("the directory {} is not empty", dir.display())));
+            return Err(Error::Refused(
+                key.to_string(),
+                format!("the directory {} is not empty", dir.display()),
+            ));
         }
         let temporary = BranchKey(format!("export-{}-{:x}", std::process::id(), super::create::now_us()));
         self.create_child(key, &temporary)?;
@@ -52,13 +60,15 @@ impl Engine {
         let mut done = 0;
         for (path, length) in &tree.files {
             let target = dir.join(String::from_utf8_lossy(path.as_bytes()).as_ref());
-            flatten::copy(&stack, u32::MAX, path, &target).context(|| format!("could not export {path:?}"))?;
+            flatten::copy(&stack, u32::MAX, path, &target)
+                .context(|| format!("could not export {path:?}"))?;
             done += length;
             progress(done, total);
         }
         self.copy_native(key, dir)?;
         let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).unwrap_or_default();
-        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0).context(what)?;
+        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0)
+            .context(what)?;
         let synced = sys::syncfs(fd);
         sys::close(fd);
         synced.context(what)

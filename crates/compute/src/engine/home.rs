@@ -40,15 +40,26 @@ impl Engine {
         fs::set_permissions(home, fs::Permissions::from_mode(0o700))
             .map_err(io(format!("could not restrict {}", home.display())))?;
         let home = home.canonicalize().map_err(io(format!("could not resolve {}", home.display())))?;
-        let (store, swept) = Home::open(&home)
-            .map_err(|errno| Error::Io { what: format!("could not open the store in {}", home.display()), source: errno.into() })?;
+        let (store, swept) = Home::open(&home).map_err(|errno| Error::Io {
+            what: format!("could not open the store in {}", home.display()),
+            source: errno.into(),
+        })?;
         for name in &swept.branches {
             tracing::info!(branch = name, "removed a branch that a crash left half-made or half-removed");
         }
         for name in &swept.damaged {
-            tracing::error!(branch = name, "the branch's manifest is damaged; no layer is collected until it is removed");
+            tracing::error!(
+                branch = name,
+                "the branch's manifest is damaged; no layer is collected until it is removed"
+            );
         }
-        Ok(Engine { home: store, shim: shim.to_owned(), sockets: sockets.to_owned(), sealing: Arc::default(), locks: Mutex::default() })
+        Ok(Engine {
+            home: store,
+            shim: shim.to_owned(),
+            sockets: sockets.to_owned(),
+            sealing: Arc::default(),
+            locks: Mutex::default(),
+        })
     }
 
     /// Directory of the compute's unix socket (0700, short enough for a socket path).

@@ -25,6 +25,7 @@ impl Engine {
         self.stop_locked(key, StopMode::Kill)?;
         // A segment that somebody still has attached is not ours to remove, and no reason to stop.
         let _ = crate::process::remove_stale_shared_memory(&self.data_directory(key));
+        self.remove_cache_directory(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
         self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"))
     }
@@ -35,11 +36,16 @@ impl Engine {
     /// When it cannot be read.
     pub fn usage(&self, key: &BranchKey) -> Result<Usage, Error> {
         self.must_exist(key)?;
-        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self
+            .home
+            .manifest(key.as_str())
+            .context(|| format!("could not read the manifest of branch {key}"))?;
         let references = self.home.reference_counts();
         let mut usage = Usage { own_bytes: disk_usage(&self.directory(key)), shared_bytes: 0 };
         for entry in &manifest.entries {
-            let bytes = disk_usage(&self.home.layers_path().join(directory_name(entry.layer).to_string_lossy().as_ref()));
+            let bytes = disk_usage(
+                &self.home.layers_path().join(directory_name(entry.layer).to_string_lossy().as_ref()),
+            );
             if references.get(&entry.layer).is_none_or(|count| *count <= 1) {
                 usage.own_bytes += bytes;
             } else {
@@ -73,13 +79,21 @@ impl Engine {
             return Ok(());
         }
         let running = matches!(self.state(key)?, ComputeState::Running { .. });
-        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self
+            .home
+            .manifest(key.as_str())
+            .context(|| format!("could not read the manifest of branch {key}"))?;
         let sealed = manifest.entries.len().saturating_sub(if running { 2 } else { 1 });
         for entry in &manifest.entries[..sealed] {
-            self.seal(entry.layer).context(|| format!("branch {key}: could not seal layer {:x}", entry.layer))?;
+            self.seal(entry.layer)
+                .context(|| format!("branch {key}: could not seal layer {:x}", entry.layer))?;
         }
         for entry in &manifest.entries {
-            let trash = self.home.layers_path().join(directory_name(entry.layer).to_string_lossy().as_ref()).join("trash");
+            let trash = self
+                .home
+                .layers_path()
+                .join(directory_name(entry.layer).to_string_lossy().as_ref())
+                .join("trash");
             if trash.exists() {
                 empty(&trash);
             }
@@ -112,7 +126,8 @@ impl Engine {
             let name = [b"pg_wal/", entry.file_name().as_encoded_bytes()].concat();
             let old = pgdata::class::wal_segment(&name, size).is_some_and(|segment| segment < keep / size);
             if old {
-                fs::remove_file(entry.path()).context(|| format!("could not remove {}", entry.path().display()))?;
+                fs::remove_file(entry.path())
+                    .context(|| format!("could not remove {}", entry.path().display()))?;
             }
         }
         Ok(())

@@ -36,12 +36,14 @@ pub(super) struct ServerRecord {
 
 impl CutRecord {
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        serde_json::to_vec(self).map_err(|error| Error::Damaged(format!("could not write a cut record: {error}")))
+        serde_json::to_vec(self)
+            .map_err(|error| Error::Damaged(format!("could not write a cut record: {error}")))
     }
 
     pub fn decode(branch: &str, bytes: &[u8]) -> Result<CutRecord, Error> {
-        let record: CutRecord = serde_json::from_slice(bytes)
-            .map_err(|error| Error::Damaged(format!("the cut record of branch {branch} does not read back: {error}")))?;
+        let record: CutRecord = serde_json::from_slice(bytes).map_err(|error| {
+            Error::Damaged(format!("the cut record of branch {branch} does not read back: {error}"))
+        })?;
         if record.version == 1 {
             Ok(record)
         } else {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ impl Engine {
             ComputeState::Orphans { pids } => {
                 return Err(Error::Refused(
                     key.to_string(),
-                    format!("its postmaster is gone but processes {pids:?} of it still run; wait until they end or kill them"),
+                    format!(
+                        "its postmaster is gone but processes {pids:?} of it still run; wait until they end or kill them"
+                    ),
                 ));
             }
             ComputeState::Stopped => {}
@@ -57,7 +60,10 @@ impl Engine {
     /// A new gate for a new incarnation; whether this is the first start of a child.
     fn make_gate(&self, key: &BranchKey) -> Result<bool, Error> {
         let what = || format!("could not make the gate of branch {key}");
-        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self
+            .home
+            .manifest(key.as_str())
+            .context(|| format!("could not read the manifest of branch {key}"))?;
         let marker = self.directory(key).join("started");
         let fresh = self.record(key)?.parent.is_some() && !marker.exists();
         if fresh {
@@ -117,12 +123,15 @@ impl Engine {
             tracing::warn!(branch = %key, name, "this setting is decided by the engine and was not taken");
         }
         let directory = self.directory(key);
-        let env = vec![
+        let mut env = vec![
             ("LD_PRELOAD".into(), self.shim.clone().into_os_string()),
             ("ANABRANCH_SHIM_BRANCH".into(), directory.into_os_string()),
             ("ANABRANCH_SHIM_LAYERS".into(), self.home.layers_path().into_os_string()),
             ("ANABRANCH_SHIM_WAL_SEGMENT".into(), record.wal_segment_size.to_string().into()),
         ];
+        if let Some(caches) = self.make_cache_directory(key) {
+            env.push(("ANABRANCH_SHIM_CACHE".into(), caches.into_os_string()));
+        }
         let spec = process::SpawnSpec {
             server: server.clone(),
             data_dir: data,
@@ -135,6 +144,27 @@ impl Engine {
         process::spawn(&spec)
             .map(|spawned| spawned.pid)
             .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))
+    }
+
+    /// A directory in memory for what PostgreSQL throws away at every start: relation caches would
+    /// otherwise be most of a fresh branch's bytes. Without one they go to the disk.
+    fn make_cache_directory(&self, key: &BranchKey) -> Option<PathBuf> {
+        self.remove_cache_directory(key);
+        let path = self.cache_directory(key);
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.is_ok().then_some(path)
+    }
+
+    fn cache_directory(&self, key: &BranchKey) -> PathBuf {
+        let home = self.home.layers_path();
+        let hash = store::path::fnv1a(home.as_os_str().as_encoded_bytes());
+        let uid = crate::os::effective_uid();
+        Path::new("/dev/shm").join(format!("anabranch-{uid}-{hash:016x}-{key}"))
+    }
+
+    pub(super) fn remove_cache_directory(&self, key: &BranchKey) {
+        // It may never have been made, or been cleared by somebody.
+        let _ = fs::remove_dir_all(self.cache_directory(key));
     }
 
     /// Stops the compute; no error if it is not running.
@@ -154,9 +184,11 @@ impl Engine {
         }
         let failed = |error: process::Error| Error::Postgres(format!("branch {key}: {error}"));
         match mode {
-            StopMode::Fast => process::stop_fast(&data, STOP_LIMIT).map_err(failed),
-            StopMode::Kill => process::kill_all(&data).map_err(failed),
+            StopMode::Fast => process::stop_fast(&data, STOP_LIMIT).map_err(failed)?,
+            StopMode::Kill => process::kill_all(&data).map_err(failed)?,
         }
+        self.remove_cache_directory(key);
+        Ok(())
     }
 
     /// What is running for the branch.
@@ -178,7 +210,10 @@ impl Engine {
     /// After a restart of the machine: arenas of the branch's layers are made again from what is
     /// durable.
     pub(super) fn rebuild_layers(&self, key: &BranchKey) -> Result<(), Error> {
-        let manifest = self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self
+            .home
+            .manifest(key.as_str())
+            .context(|| format!("could not read the manifest of branch {key}"))?;
         for entry in &manifest.entries {
             store::layer::seal::rebuild(self.home.layers(), entry.layer)
                 .context(|| format!("branch {key}: could not rebuild layer {:x}", entry.layer))?;

@@ -1,5 +1,5 @@
 //! A store in a temporary directory, and the calls of a process on one of its branches.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -116,6 +116,7 @@ impl Place {
             data_directory: bytes(directory.join("pgdata")),
             branch_directory: bytes(directory),
             layers_directory: bytes(self.path.join("layers")),
+            cache_directory: None,
             wal_segment_size: 4 << 20,
         })
         .unwrap();

@@ -82,23 +82,30 @@ impl State {
     }
 }
 
+/// Part of a depth that counts the calls that are inside. The other half counts those that are still
+/// looking: such a call keeps the cutter waiting but lets no other call in, for it may be about to
+/// turn back.
+const INSIDE: u32 = 1;
+const LOOKING: u32 = 1 << 16;
+
 /// Counts a call in. `Err` with the state when the gate is closed: the call is not inside and must
-/// wait. A nested call (depth was not 0) never waits.
+/// wait. A nested call (one of the same slot is inside) never waits.
 #[inline]
 pub fn enter(depth: &impl Atomic<u32>, state: &impl Atomic<u64>) -> Result<State, State> {
-    let outer = depth.add(1);
+    let others = depth.add(LOOKING);
     let now = State(state.get());
-    if outer > 0 || !now.is_closed() {
-        return Ok(now);
+    if now.is_closed() && others.is_multiple_of(LOOKING) {
+        depth.add(LOOKING.wrapping_neg());
+        return Err(now);
     }
-    depth.add(u32::MAX);
-    Err(now)
+    depth.add(INSIDE.wrapping_sub(LOOKING));
+    Ok(now)
 }
 
 /// Counts a call out.
 #[inline]
 pub fn leave(depth: &impl Atomic<u32>) {
-    depth.add(u32::MAX);
+    depth.add(INSIDE.wrapping_neg());
 }
 
 /// Closes an open gate; `None` when it is closed already.
@@ -107,7 +114,7 @@ pub fn close(state: &impl Atomic<u64>) -> Option<State> {
     (!now.is_closed() && state.exchange(now.word(), now.closed().word())).then_some(now.closed())
 }
 
-/// Whether no call of this slot is inside.
+/// Whether no call of this slot is inside or on its way.
 pub fn drained(depth: &impl Atomic<u32>) -> bool {
     depth.get() == 0
 }

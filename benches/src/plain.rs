@@ -1,0 +1,181 @@
+//! Plain PostgreSQL of the same build on the same disk: what branches are compared with.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use compute::engine::BOOTSTRAP_ROLE;
+use compute::initdb::WAL_SEGMENT_MIB;
+use compute::process::{self, SpawnSpec};
+use compute::server::Server;
+use compute::settings::{self, ForcedInput, Recorded, Settings};
+
+use crate::failure::{Context, Failure, Result};
+use crate::ground::Ground;
+use crate::home::PASSWORD;
+use crate::session::{Session, Target};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How a plain server is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// PostgreSQL's own defaults for WAL recycling, zeroing and segment size.
+    Defaults,
+    /// Everything that a branch is started with, but no preload library: shows what part of a
+    /// difference the settings make.
+    OurSettings,
+}
+
+/// Settings that every side must have alike, as a running branch has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared(Vec<(&'static str, String)>);
+
+/// These decide how much work there is; the first two are handed to the plain side.
+const SHARED: [&str; 7] = [
+    "max_wal_size",
+    "shared_buffers",
+    "data_checksums",
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "checkpoint_timeout",
+];
+
+impl Shared {
+    /// What a running server has.
+    pub fn of(session: &Session) -> Result<Shared> {
+        let shown = |name| Ok((name, session.text(&format!("SHOW {name}"))?));
+        SHARED.into_iter().map(shown).collect::<Result<_>>().map(Shared)
+    }
+
+    fn given(&self) -> Settings {
+        self.0.iter().take(2).map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+}
+
+/// A cluster with its server; both go when it is dropped.
+pub struct Plain {
+    spec: SpawnSpec,
+    sockets: PathBuf,
+    directory: PathBuf,
+}
+
+impl Plain {
+    /// A new cluster, running. `shared` is what the branches it is compared with have.
+    pub fn new(ground: &Ground, name: &str, server: &Server, setup: Setup, shared: &Shared) -> Result<Plain> {
+        let directory = ground.make(name)?;
+        let data_dir = directory.join("data");
+        initdb(server, &data_dir, setup)?;
+        let sockets = ground.make(&format!("{name}/s"))?;
+        let settings = match setup {
+            Setup::Defaults => {
+                let quiet = [
+                    ("listen_addresses", String::new()),
+                    ("unix_socket_directories", sockets.to_string_lossy().into_owned()),
+                ];
+                let quiet = quiet.into_iter().map(|(name, value)| (name.to_owned(), value));
+                shared.given().into_iter().chain(quiet).collect()
+            }
+            Setup::OurSettings => ours(server.major, &data_dir, &sockets, shared),
+        };
+        let spec = SpawnSpec {
+            server: server.clone(),
+            data_dir,
+            settings,
+            env: Vec::new(),
+            log: directory.join("postgres.log"),
+            run_as: None,
+            limit: LIMIT,
+        };
+        let plain = Plain { spec, sockets, directory };
+        plain.start()?;
+        Ok(plain)
+    }
+
+    /// Starts the server.
+    pub fn start(&self) -> Result<()> {
+        process::spawn(&self.spec).context("starting a plain server").map(drop)
+    }
+
+    /// Stops the server cleanly.
+    pub fn stop(&self) -> Result<()> {
+        process::stop_fast(&self.spec.data_dir, LIMIT).context("stopping a plain server")
+    }
+
+    /// How to connect.
+    pub fn target(&self) -> Target {
+        Target {
+            host: self.sockets.to_string_lossy().into_owned(),
+            port: settings::SOCKET_PORT,
+            role: BOOTSTRAP_ROLE.to_owned(),
+            password: PASSWORD.to_owned(),
+            database: "postgres".to_owned(),
+        }
+    }
+
+    /// Fails where the server differs from `expected` in what must be alike, or where a default was
+    /// not kept.
+    pub fn verify(&self, session: &Session, setup: Setup, expected: &Shared) -> Result<()> {
+        let found = Shared::of(session)?;
+        if found != *expected {
+            return Err(Failure(format!("the sides are not alike: {found:?} against {expected:?}")));
+        }
+        let wal = ["wal_recycle", "wal_init_zero", "wal_segment_size"];
+        let wal: Vec<String> =
+            wal.iter().map(|name| session.text(&format!("SHOW {name}"))).collect::<Result<_>>()?;
+        let wanted = match setup {
+            Setup::Defaults => ["on", "on", "16MB"].map(str::to_owned),
+            Setup::OurSettings => ["off".to_owned(), "off".to_owned(), format!("{WAL_SEGMENT_MIB}MB")],
+        };
+        if wal == wanted { Ok(()) } else { Err(Failure(format!("a plain server has {wal:?} for its WAL"))) }
+    }
+}
+
+fn ours(major: u32, data_dir: &Path, socket_dir: &Path, shared: &Shared) -> Settings {
+    let input = ForcedInput { data_dir, socket_dir, logical: true, child: false, first_start: false };
+    let recorded = Recorded::default();
+    let (mut settings, _) = settings::command_line(major, &input, &recorded, &shared.given(), &Settings::new());
+    // Nobody removes old WAL here but PostgreSQL itself.
+    settings.push(("wal_keep_size".to_owned(), "0".to_owned()));
+    settings
+}
+
+/// As the engine makes its clusters, but for the segment size where that stays the default.
+fn initdb(server: &Server, directory: &Path, setup: Setup) -> Result<()> {
+    let parent = directory.parent().unwrap_or(directory);
+    let password = parent.join("password");
+    crate::load::write_private(&password, PASSWORD)?;
+    let mut command = Command::new(server.program("initdb"));
+    command
+        .arg("--pgdata")
+        .arg(directory)
+        .args(["--username", BOOTSTRAP_ROLE, "--encoding", "UTF8", "--locale", "C"])
+        .args(["--data-checksums", "--no-sync", "--no-instructions", "--auth", "scram-sha-256"])
+        .arg("--pwfile")
+        .arg(&password);
+    if server.major >= 17 {
+        command.args(["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]);
+    }
+    if setup == Setup::OurSettings {
+        command.arg(format!("--wal-segsize={WAL_SEGMENT_MIB}"));
+    }
+    command.env_clear().envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C"), ("TZ", "UTC")]);
+    let output = command.output().context("starting initdb")?;
+    let _ = std::fs::remove_file(&password);
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Failure(format!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let ended = process::kill_all(&self.spec.data_dir)
+            .and_then(|()| process::remove_stale_shared_memory(&self.spec.data_dir));
+        if let Err(error) = ended {
+            eprintln!("warning: {error}");
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,657 @@
+//! Processes that die or stand still at the worst moment: of a compute, of a cutter, of the engine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use compute::engine::{BranchKey, ComputeState, Engine, Error, StartOptions, StopMode};
+use compute::server::Server;
+use e2e::lab::{Lab, PASSWORD, key, open_engine, run, text};
+use e2e::processes::{
+    Helper, JOB, Random, calls_inside, freeze, kill_everything, listen, say, servers, signal, thaw, title,
+    wait_until,
+};
+use e2e::tpcb::{self, Load};
+use store::gate::Gate;
+use tokio_postgres::Client;
+
+const SCALE: i32 = 1;
+const CLIENTS: usize = 3;
+/// Small enough that the load evicts, checkpoints and switches WAL segments all the time.
+const SETTINGS: [(&str, &str); 4] = [
+    ("shared_buffers", "4MB"),
+    ("checkpoint_timeout", "30s"),
+    ("max_wal_size", "32MB"),
+    ("bgwriter_delay", "10ms"),
+];
+/// For what takes no time at all on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn lab_with_load_tables() -> Lab {
+    let lab = Lab::new();
+    lab.engine.create_root(&key("main"), &lab.server, PASSWORD).unwrap();
+    lab.start_with("main", &SETTINGS);
+    tpcb::fill(&lab.connect("main").await, SCALE).await;
+    lab
+}
+
+async fn load(lab: &Lab, branch: &str, from: u64) -> Load {
+    tpcb::start(&lab.engine.socket_dir(&key(branch)), CLIENTS, SCALE, from).await
+}
+
+/// Cuts under load; what the child must hold at least, and at most.
+fn cut(lab: &Lab, load: &Load, parent: &str, child: &str) -> (Vec<u64>, Vec<u64>) {
+    let before = load.acknowledged();
+    tokio::task::block_in_place(|| lab.engine.create_child(&key(parent), &key(child))).unwrap();
+    (before, load.sent())
+}
+
+/// Gives every client of the load the same last number, so that the next load can go on from there.
+async fn level(client: &Client) -> u64 {
+    run(
+        client,
+        &format!(
+            "insert into history
+             select 0, 0, 0, 0, now(), number, missing
+             from generate_series(0, {CLIENTS} - 1) number,
+                  generate_series((select coalesce(max(seq), 0) + 1 from history where client = number),
+                                  (select coalesce(max(seq), 0) from history)) missing"
+        ),
+    )
+    .await;
+    text(client, "select coalesce(max(seq), 0) from history").await.parse().unwrap()
+}
+
+/// Ends a load whose server is gone: acknowledged and sent numbers.
+async fn bounds(load: Load) -> (Vec<u64>, Vec<u64>) {
+    let clients = load.clients.clone();
+    let acknowledged = load.abandon().await;
+    (acknowledged, clients.iter().map(|one| one.sent.load(std::sync::atomic::Ordering::SeqCst)).collect())
+}
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parent_and_child_killed_altogether_keep_what_they_acknowledged() {
+    let mut random = Random::new();
+    let lab = lab_with_load_tables().await;
+    for round in 0..3 {
+        let from = level(&lab.connect("main").await).await;
+        let on_main = load(&lab, "main", from).await;
+        pause(300 + random.below(400)).await;
+        let early = format!("early-{round}");
+        let (least, most) = cut(&lab, &on_main, "main", &early);
+        lab.start_with(&early, &SETTINGS);
+        let client = lab.connect(&early).await;
+        tpcb::check(&client, &least, &most).await;
+        let on_child = load(&lab, &early, level(&client).await).await;
+        drop(client);
+        pause(200 + random.below(300)).await;
+        // The last cut is still being synced when everything dies.
+        let late = format!("late-{round}");
+        let (least, most) = cut(&lab, &on_main, "main", &late);
+        pause(random.below(60)).await;
+        tokio::task::block_in_place(|| {
+            kill_everything(&lab, "main", &mut random);
+            kill_everything(&lab, &early, &mut random);
+        });
+        assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Stopped);
+        let (acknowledged, sent) = bounds(on_main).await;
+        let (child_acknowledged, child_sent) = bounds(on_child).await;
+        println!(
+            "round {round}: {acknowledged:?} of {sent:?}; child {child_acknowledged:?} of {child_sent:?}"
+        );
+
+        lab.start_with("main", &SETTINGS);
+        tpcb::check(&lab.connect("main").await, &acknowledged, &sent).await;
+        lab.start_with(&early, &SETTINGS);
+        tpcb::check(&lab.connect(&early).await, &child_acknowledged, &child_sent).await;
+        lab.start_with(&late, &SETTINGS);
+        tpcb::check(&lab.connect(&late).await, &least, &most).await;
+        for child in [&early, &late] {
+            lab.engine.delete(&key(child)).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_dies_is_recovered_from_within_the_living_postmaster() {
+    let mut random = Random::new();
+    let lab = lab_with_load_tables().await;
+    let postmaster = lab.start("main");
+    let mut children = Vec::new();
+    for round in 0..3 {
+        let from = level(&lab.connect("main").await).await;
+        let on_main = load(&lab, "main", from).await;
+        pause(300 + random.below(300)).await;
+        let child = format!("child-{round}");
+        let (least, most) = cut(&lab, &on_main, "main", &child);
+        children.push((child, least, most));
+        pause(random.below(60)).await;
+        let backends: Vec<i32> =
+            servers(&lab, "main").iter().map(|one| one.pid).filter(|&pid| is_client(pid)).collect();
+        assert_eq!(backends.len(), CLIENTS);
+        signal(backends[random.below(CLIENTS as u64) as usize], libc::SIGKILL);
+        // Everyone is thrown out; the postmaster recovers by itself.
+        let (acknowledged, sent) = bounds(on_main).await;
+        wait_until("the others end", PATIENCE, || {
+            servers(&lab, "main").iter().all(|process| !backends.contains(&process.pid))
+        });
+        let main = reconnect(&lab, "main").await;
+        assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Running { pid: postmaster });
+        tpcb::check(&main, &acknowledged, &sent).await;
+    }
+    // What died in the gate does not hinder a cut.
+    let main = lab.connect("main").await;
+    let last = level(&main).await;
+    lab.branch("main", "after");
+    tpcb::check(&lab.connect("after").await, &[last; CLIENTS], &[last; CLIENTS]).await;
+    for (child, least, most) in &children {
+        lab.start_with(child, &SETTINGS);
+        tpcb::check(&lab.connect(child).await, least, most).await;
+        lab.engine.delete(&key(child)).unwrap();
+    }
+}
+
+fn is_client(pid: i32) -> bool {
+    title(pid).starts_with("postgres: anabranch ")
+}
+
+/// Connects as soon as the server takes connections again.
+async fn reconnect(lab: &Lab, branch: &str) -> Client {
+    let begin = Instant::now();
+    loop {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(lab.engine.socket_dir(&key(branch))).port(5432);
+        config.user(compute::engine::BOOTSTRAP_ROLE).password(PASSWORD).dbname("postgres");
+        match config.connect(tokio_postgres::NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "{error:?}"),
+        }
+        pause(5).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_backend_keeps_every_second_postmaster_out() {
+    let lab = Lab::with_main();
+    let main = lab.connect("main").await;
+    run(&main, "create table t(who text); insert into t values ('before'); checkpoint").await;
+    let orphan: i32 = text(&main, "select pg_backend_pid()").await.parse().unwrap();
+    let ComputeState::Running { pid: postmaster } = lab.engine.state(&key("main")).unwrap() else {
+        panic!("main does not run");
+    };
+    // Looks at nothing but a file until that is there, then writes and commits.
+    let busy = tokio::spawn(async move {
+        let sql = "do $$ begin
+                     while (pg_stat_file('postmaster.go', true)).size is null loop end loop;
+                     insert into t values ('orphan');
+                   end $$";
+        main.batch_execute(sql).await.map(|()| main)
+    });
+    pause(300).await;
+    signal(postmaster, libc::SIGKILL);
+    // The others see its death and end.
+    wait_until("all but the busy backend end", PATIENCE, || {
+        let left = servers(&lab, "main");
+        left.len() == 1 && left[0].pid == orphan
+    });
+    assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Orphans { pids: vec![orphan] });
+    let start = |lab: &Lab| lab.engine.start(&key("main"), &lab.server, &StartOptions::default());
+    let refused = [start(&lab).map(drop), lab.engine.create_child(&key("main"), &key("child")).map(drop)];
+    for result in refused {
+        match result {
+            Err(Error::Refused(branch, why)) => {
+                assert_eq!(branch, "main");
+                assert!(why.contains(&orphan.to_string()), "{why}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(lab.engine.stop(&key("main"), StopMode::Fast).is_err());
+    assert!(!lab.branch_directory("child").exists());
+
+    // Whoever starts the server by hand is told by PostgreSQL itself, also without its lock file.
+    for with_lock_file in [true, false] {
+        let lock_file = lab.data_directory("main").join("postmaster.pid");
+        if !with_lock_file {
+            fs::rename(&lock_file, lab.path.join("postmaster.pid")).unwrap();
+        }
+        let output = second_postmaster(&lab, "main");
+        assert!(output.contains("pre-existing shared memory block"), "{with_lock_file}: {output}");
+    }
+    fs::rename(lab.path.join("postmaster.pid"), lab.data_directory("main").join("postmaster.pid")).unwrap();
+    assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Orphans { pids: vec![orphan] });
+
+    // The orphan ends its work. What it acknowledges then counts.
+    fs::write(lab.data_directory("main").join("postmaster.go"), "go").unwrap();
+    let acknowledged = busy.await.unwrap().is_ok();
+    wait_until("the orphan ends", PATIENCE, || servers(&lab, "main").is_empty());
+    start(&lab).unwrap();
+    let main = lab.connect("main").await;
+    assert!(acknowledged, "the orphan's answer was lost");
+    assert_eq!(text(&main, "select string_agg(who, ' ' order by who) from t").await, "before orphan");
+    tpcb::check_pages(&main).await;
+    lab.branch("main", "child");
+    let child = lab.connect("child").await;
+    assert_eq!(text(&child, "select string_agg(who, ' ' order by who) from t").await, "before orphan");
+}
+
+/// Starts `postgres` beside what runs, with the preload library and sockets of its own; returns what
+/// it said when it gave up.
+fn second_postmaster(lab: &Lab, branch: &str) -> String {
+    let sockets = lab.path.join("second");
+    fs::create_dir_all(&sockets).unwrap();
+    let shim = shim_image::install(&lab.path.join("run")).unwrap();
+    let output = Command::new(lab.server.bin_dir.join("postgres"))
+        .arg("-D")
+        .arg(lab.data_directory(branch))
+        .args(["-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=mmap", "-c"])
+        .arg(format!("unix_socket_directories={}", sockets.display()))
+        .env("LD_PRELOAD", shim)
+        .env("ANABRANCH_SHIM_BRANCH", lab.branch_directory(branch))
+        .env("ANABRANCH_SHIM_LAYERS", lab.home().join("layers"))
+        .env("ANABRANCH_SHIM_WAL_SEGMENT", "4194304")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Stops `pid` at a moment when it is inside the gate, or outside.
+fn freeze_when(lab: &Lab, branch: &str, pid: i32, inside: bool) {
+    for _ in 0..20_000 {
+        assert!(freeze(pid), "the process has ended");
+        if (calls_inside(lab, branch, pid) > 0) == inside {
+            return;
+        }
+        thaw(pid);
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    panic!("never found inside = {inside}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stands_still_stops_a_cut_at_most_and_never_the_writers() {
+    let lab = lab_with_load_tables().await;
+    // A writer that holds no lock another one wants: it fills a temporary table through few buffers.
+    let victim = lab.connect("main").await;
+    let pid: i32 = text(&victim, "select pg_backend_pid()").await.parse().unwrap();
+    run(&victim, "set temp_buffers = 100").await;
+    run(&victim, "create temp table mine as select 1 as i, repeat('x', 500) from generate_series(1, 5000)")
+        .await;
+    let busy = tokio::spawn(async move {
+        run(&victim, "do $$ begin for n in 1..60 loop update mine set i = i + 1; end loop; end $$").await;
+        victim
+    });
+    let on_main = load(&lab, "main", 0).await;
+    pause(200).await;
+
+    freeze_when(&lab, "main", pid, true);
+    let begin = Instant::now();
+    let (before, sent) = (on_main.acknowledged(), on_main.sent());
+    let refused = tokio::task::block_in_place(|| lab.engine.create_child(&key("main"), &key("child")));
+    println!("given up after {:?}: {refused:?}", begin.elapsed());
+    match refused {
+        Err(Error::Refused(_, why)) => assert!(why.contains(&pid.to_string()), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!lab.branch_directory("child").exists() && !lab.branch_directory("child.new").exists());
+    for (client, sent) in sent.iter().enumerate() {
+        assert!(on_main.acknowledged()[client] > *sent, "client {client} stood still: {before:?}");
+    }
+    thaw(pid);
+    let (least, most) = cut(&lab, &on_main, "main", "inside");
+
+    // Outside the gate it hinders nobody, and finds the next layer when it wakes up.
+    freeze_when(&lab, "main", pid, false);
+    let info = lab.engine.cut_info(&key("inside")).unwrap();
+    let (least_outside, most_outside) = cut(&lab, &on_main, "main", "outside");
+    println!("{info:?}");
+    thaw(pid);
+    let victim = busy.await.unwrap();
+    assert_eq!(
+        text(&victim, "select min(i) || ' ' || max(i) || ' ' || count(*) from mine").await,
+        "61 61 5000"
+    );
+
+    let clients = on_main.clients.clone();
+    let longest = on_main.stop().await.into_iter().max().unwrap();
+    println!("longest transaction: {longest} us");
+    assert!(longest < 1_500_000, "a writer was held back for {longest} us");
+    let sent: Vec<u64> =
+        clients.iter().map(|one| one.sent.load(std::sync::atomic::Ordering::SeqCst)).collect();
+    tpcb::check(&lab.connect("main").await, &sent, &sent).await;
+    lab.start("inside");
+    tpcb::check(&lab.connect("inside").await, &least, &most).await;
+    lab.start("outside");
+    tpcb::check(&lab.connect("outside").await, &least_outside, &most_outside).await;
+}
+
+/// Time until every client of the load had two more transactions acknowledged.
+fn time_to_progress(load: &Load) -> Duration {
+    let begin = Instant::now();
+    let from = load.acknowledged();
+    wait_until("the clients go on", PATIENCE, || {
+        load.acknowledged().iter().zip(&from).all(|(now, from)| *now >= from + 2)
+    });
+    begin.elapsed()
+}
+
+/// Lets the helper close the gate, and proves that it is closed.
+fn close_gate(helper: &mut Helper, load: &Load) {
+    for _ in 0..10 {
+        helper.tell("close");
+        if helper.hear().as_deref() != Some("closed") {
+            continue;
+        }
+        let begin = Instant::now();
+        std::thread::sleep(Duration::from_millis(30));
+        let early = load.acknowledged();
+        std::thread::sleep(Duration::from_millis(100));
+        let late = load.acknowledged();
+        // On a busy machine the pauses above may last until the writers open the gate.
+        if begin.elapsed() < Duration::from_millis(500) {
+            assert_eq!(early, late, "the gate is closed and clients go on");
+            return;
+        }
+    }
+    panic!("the gate could not be closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutter_that_dies_or_hangs_with_the_gate_closed_is_passed_over() {
+    let lab = lab_with_load_tables().await;
+    let on_main = load(&lab, "main", 0).await;
+    pause(200).await;
+    let job = format!("gate {}", lab.branch_directory("main").join("gate").display());
+    let stack = lab.layers("main");
+
+    // Dead: noticed at once. Busy machines get three tries.
+    let mut fastest = PATIENCE;
+    for _ in 0..3 {
+        let mut helper = Helper::start(&job);
+        tokio::task::block_in_place(|| close_gate(&mut helper, &on_main));
+        helper.kill();
+        fastest = fastest.min(tokio::task::block_in_place(|| time_to_progress(&on_main)));
+    }
+    println!("after a cutter's death the clients went on within {fastest:?}");
+    assert!(fastest < Duration::from_millis(600), "{fastest:?}");
+
+    // Hung: the writers wait a second, then open the gate themselves. Its switch comes too late.
+    let mut fastest = PATIENCE;
+    for _ in 0..3 {
+        let mut helper = Helper::start(&job);
+        tokio::task::block_in_place(|| close_gate(&mut helper, &on_main));
+        assert!(freeze(helper.pid()));
+        fastest = fastest.min(tokio::task::block_in_place(|| time_to_progress(&on_main)));
+        thaw(helper.pid());
+        helper.tell("switch");
+        assert_eq!(helper.hear().as_deref(), Some("lost"));
+    }
+    println!("behind a hung cutter the clients went on within {fastest:?}");
+    assert!(fastest < Duration::from_millis(1500), "{fastest:?}");
+    assert_eq!(lab.layers("main"), stack, "nothing was switched");
+
+    let (least, most) = cut(&lab, &on_main, "main", "child");
+    let clients = on_main.clients.clone();
+    on_main.stop().await;
+    let sent: Vec<u64> =
+        clients.iter().map(|one| one.sent.load(std::sync::atomic::Ordering::SeqCst)).collect();
+    tpcb::check(&lab.connect("main").await, &sent, &sent).await;
+    lab.start("child");
+    tpcb::check(&lab.connect("child").await, &least, &most).await;
+}
+
+/// Nothing half-made on disk: every branch has its manifest, every layer is in one of them.
+fn assert_tidy(lab: &Lab) {
+    let names = |path: PathBuf| -> BTreeSet<String> {
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let branches = names(lab.home().join("branches"));
+    assert!(branches.iter().all(|name| !name.contains('.')), "{branches:?}");
+    let mut named = BTreeSet::new();
+    for branch in &branches {
+        named.extend(
+            lab.layers(branch).iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()),
+        );
+    }
+    assert_eq!(names(lab.home().join("layers")), named);
+    let sockets = names(lab.path.join("s"));
+    assert!(sockets.is_subset(&branches), "{sockets:?} {branches:?}");
+}
+
+/// A daemon's engine, in a process of its own.
+struct Daemon {
+    helper: Helper,
+}
+
+impl Daemon {
+    fn start(lab: &Lab) -> Daemon {
+        let server = &lab.server;
+        let (bin, major, minor) = (server.bin_dir.display(), server.major, server.minor);
+        let mut helper = Helper::start(&format!("engine {} {bin} {major} {minor}", lab.path.display()));
+        assert_eq!(helper.hear().as_deref(), Some("ready"));
+        Daemon { helper }
+    }
+
+    /// Runs a command to its end; how long it took.
+    fn finish(&mut self, command: &str) -> Duration {
+        self.helper.tell(command);
+        assert_eq!(self.helper.hear().as_deref(), Some("begin"));
+        let begin = Instant::now();
+        assert_eq!(self.helper.hear().as_deref(), Some("done"), "{command}");
+        begin.elapsed()
+    }
+
+    /// Kills the daemon `after` the begin of a command; whether it had answered by then.
+    fn die_in(mut self, command: &str, after: Duration) -> bool {
+        self.helper.tell(command);
+        assert_eq!(self.helper.hear().as_deref(), Some("begin"));
+        std::thread::sleep(after);
+        self.helper.kill();
+        self.helper.hear().is_some()
+    }
+}
+
+/// A moment within what takes `usually` that long, or just after it.
+fn moment(random: &mut Random, usually: Duration) -> Duration {
+    Duration::from_micros(random.below(usually.as_micros() as u64 * 5 / 4))
+}
+
+fn leftovers(lab: &Lab, suffix: &str) -> usize {
+    let names = fs::read_dir(lab.home().join("branches")).unwrap();
+    names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(suffix)).count()
+}
+
+fn exists(lab: &Lab, branch: &str) -> bool {
+    lab.engine.keys().unwrap().contains(&key(branch))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_in_the_middle_of_a_create_leaves_a_whole_branch_or_none() {
+    let mut random = Random::new();
+    let mut lab = lab_with_load_tables().await;
+    let on_main = load(&lab, "main", 0).await;
+    let usually = tokio::task::block_in_place(|| Daemon::start(&lab).finish("create main calm"));
+    lab.reopen();
+    lab.engine.delete(&key("calm")).unwrap();
+    let (mut whole, mut none, mut half) = (0, 0, 0);
+    for round in 0..30 {
+        let child = format!("child-{round}");
+        let after = moment(&mut random, usually);
+        let daemon = Daemon::start(&lab);
+        let least = on_main.acknowledged();
+        let answered = tokio::task::block_in_place(|| daemon.die_in(&format!("create main {child}"), after));
+        half += leftovers(&lab, ".new");
+        lab.reopen();
+        assert_tidy(&lab);
+        let there = exists(&lab, &child);
+        assert!(there || !answered, "an answered branch is gone");
+        if there {
+            let most = on_main.sent();
+            whole += 1;
+            tokio::task::block_in_place(|| lab.start(&child));
+            tpcb::check(&lab.connect(&child).await, &least, &most).await;
+            tokio::task::block_in_place(|| lab.engine.delete(&key(&child)).unwrap());
+            assert_tidy(&lab);
+        } else {
+            none += 1;
+        }
+    }
+    println!("a create takes {usually:?}; {whole} whole, {none} none, {half} caught half-made");
+    assert!(whole > 0 && half > 0, "the kills did not spread over the create");
+    let clients = on_main.clients.clone();
+    let longest = on_main.stop().await.into_iter().max().unwrap();
+    println!("longest transaction: {longest} us");
+    let sent: Vec<u64> =
+        clients.iter().map(|one| one.sent.load(std::sync::atomic::Ordering::SeqCst)).collect();
+    tpcb::check(&lab.connect("main").await, &sent, &sent).await;
+    // The parent starts from its own files as well, not only from its memory.
+    lab.engine.stop(&key("main"), StopMode::Kill).unwrap();
+    lab.start("main");
+    tpcb::check(&lab.connect("main").await, &sent, &sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_in_a_delete_start_or_maintenance_leaves_a_whole_branch_or_none() {
+    let mut random = Random::new();
+    let mut lab = lab_with_load_tables().await;
+    let main = lab.connect("main").await;
+    let last = [level(&main).await; CLIENTS];
+    let usually: Vec<Duration> = tokio::task::block_in_place(|| {
+        let mut daemon = Daemon::start(&lab);
+        daemon.finish("create main calm");
+        ["start calm", "maintain", "delete calm"].iter().map(|command| daemon.finish(command)).collect()
+    });
+    println!("start, maintenance and delete take {usually:?}");
+    let mut half = 0;
+    for round in 0..24 {
+        let child = format!("child-{round}");
+        lab.reopen();
+        // Something for the maintenance to sync and index.
+        run(&main, &format!("update accounts set filler = 'round {round}' where aid <= 2000; checkpoint"))
+            .await;
+        tokio::task::block_in_place(|| lab.engine.create_child(&key("main"), &key(&child))).unwrap();
+        let (command, usually) = match round % 3 {
+            0 => (format!("start {child}"), usually[0]),
+            1 => ("maintain".to_owned(), usually[1]),
+            _ => (format!("delete {child}"), usually[2]),
+        };
+        if round % 6 == 5 {
+            tokio::task::block_in_place(|| lab.start(&child));
+        }
+        let after = moment(&mut random, usually);
+        let daemon = Daemon::start(&lab);
+        let answered = tokio::task::block_in_place(|| daemon.die_in(&command, after));
+        half += leftovers(&lab, ".gone");
+        lab.reopen();
+        assert_tidy(&lab);
+        let there = exists(&lab, &child);
+        assert!(there || round % 3 == 2, "{command} removed the branch");
+        assert!(!there || round % 3 != 2 || !answered, "{command} was answered and {child} is there");
+        if there {
+            // Accepts connections when it returns, also where a start had begun.
+            tokio::task::block_in_place(|| lab.start(&child));
+            let client = lab.connect(&child).await;
+            tpcb::check(&client, &last, &last).await;
+            assert_eq!(
+                text(&client, &format!("select count(*) from accounts where filler = 'round {round}'")).await,
+                "2000"
+            );
+        }
+        tokio::task::block_in_place(|| lab.engine.delete(&key(&child)).unwrap());
+        assert_tidy(&lab);
+    }
+    println!("{half} caught half-removed");
+    tpcb::check(&main, &last, &last).await;
+}
+
+#[test]
+fn a_daemon_killed_while_it_makes_a_project_leaves_nothing() {
+    let mut random = Random::new();
+    let mut lab = Lab::new();
+    let usually = Daemon::start(&lab).finish("root calm");
+    lab.reopen();
+    lab.engine.delete(&key("calm")).unwrap();
+    assert_tidy(&lab);
+    for round in 0..4 {
+        let name = format!("root-{round}");
+        let after = moment(&mut random, usually);
+        let answered = Daemon::start(&lab).die_in(&format!("root {name}"), after);
+        lab.reopen();
+        assert_tidy(&lab);
+        assert!(exists(&lab, &name) || !answered, "an answered project is gone");
+        // The same request again, as the next daemon would get it.
+        lab.engine.create_root(&key(&name), &lab.server, PASSWORD).unwrap();
+        lab.engine.delete(&key(&name)).unwrap();
+        assert_tidy(&lab);
+    }
+}
+
+/// What runs in a [`Helper`].
+#[test]
+#[ignore = "the other tests start it in a process of its own, to kill it"]
+fn helper() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let words: Vec<&str> = job.split(' ').collect();
+    match words[..] {
+        ["gate", path] => cutter(path),
+        ["engine", home, bin_dir, major, minor] => {
+            let server = Server {
+                bin_dir: bin_dir.into(),
+                major: major.parse().unwrap(),
+                minor: minor.parse().unwrap(),
+            };
+            daemon(&open_engine(home.as_ref()), &server);
+        }
+        _ => panic!("no such job: {job}"),
+    }
+}
+
+/// Closes a gate and switches on command.
+fn cutter(path: &str) {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let gate = Gate::open(file.as_raw_fd()).unwrap();
+    loop {
+        assert_eq!(listen(), "close");
+        match gate.close(Duration::from_millis(250)) {
+            Err(_) => say("busy"),
+            Ok(closed) => {
+                say("closed");
+                match listen().as_str() {
+                    "switch" => say(if closed.switch().is_ok() { "switched" } else { "lost" }),
+                    _ => drop(closed),
+                }
+            }
+        }
+    }
+}
+
+fn daemon(engine: &Engine, server: &Server) {
+    say("ready");
+    let key = |name: &str| BranchKey::new(name).unwrap();
+    loop {
+        let line = listen();
+        let words: Vec<&str> = line.split(' ').collect();
+        say("begin");
+        match words[..] {
+            ["root", name] => engine.create_root(&key(name), server, PASSWORD).unwrap(),
+            ["create", parent, child] => drop(engine.create_child(&key(parent), &key(child)).unwrap()),
+            ["start", name] => drop(engine.start(&key(name), server, &StartOptions::default()).unwrap()),
+            ["delete", name] => engine.delete(&key(name)).unwrap(),
+            ["maintain"] => engine.maintain().unwrap(),
+            _ => panic!("no such command: {line}"),
+        }
+        say("done");
+    }
+}
