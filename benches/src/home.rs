@@ -51,6 +51,11 @@ impl Home {
         self.path.join("branches").join(branch)
     }
 
+    /// Data directory of a branch.
+    pub fn data_dir(&self, branch: &str) -> PathBuf {
+        self.directory(branch).join("pgdata")
+    }
+
     /// Starts a branch where it does not run.
     pub fn start(&self, branch: &str) -> Result<Target> {
         let key = key(branch)?;

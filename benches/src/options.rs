@@ -37,7 +37,9 @@ pub enum What {
     /// The process that `micro` starts under the preload library
     #[command(hide = true)]
     MicroCalls {
-        /// File to read and write
+        /// What is called
+        access: Access,
+        /// File to read or write
         file: PathBuf,
         /// Calls of each kind
         calls: u32,
@@ -46,14 +48,9 @@ pub enum What {
 
 /// How much is measured, where, and with what.
 #[derive(Debug, Clone, clap::Args)]
-#[group(id = "extent", required = true, multiple = false, args = ["quick", "full"])]
 pub struct Run {
-    /// Reduced sizes and rounds, to see that everything works; the numbers are noise
-    #[arg(long)]
-    pub quick: bool,
-    /// Sizes and rounds that figures may be quoted from
-    #[arg(long)]
-    pub full: bool,
+    #[command(flatten)]
+    pub extent: Extent,
     /// Rounds of each measurement
     #[arg(long)]
     pub rounds: Option<u32>,
@@ -81,4 +78,33 @@ pub struct Run {
     /// Load in this program even where pgbench is at hand
     #[arg(long)]
     pub own_load: bool,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Extent {
+    /// Reduced sizes and rounds, to see that everything works; the numbers are noise
+    #[arg(long)]
+    pub quick: bool,
+    /// Sizes and rounds that figures may be quoted from
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    /// As given on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+        }
+    }
 }

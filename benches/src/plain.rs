@@ -8,7 +8,7 @@ use compute::engine::BOOTSTRAP_ROLE;
 use compute::initdb::WAL_SEGMENT_MIB;
 use compute::process::{self, SpawnSpec};
 use compute::server::Server;
-use compute::settings::{self, ForcedInput, Recorded, Settings};
+use compute::settings::{self, Settings};
 
 use crate::failure::{Context, Failure, Result};
 use crate::ground::Ground;
@@ -18,13 +18,13 @@ use crate::session::{Session, Target};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// How a plain server is set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setup {
     /// PostgreSQL's own defaults for WAL recycling, zeroing and segment size.
     Defaults,
-    /// Everything that a branch is started with, but no preload library: shows what part of a
-    /// difference the settings make.
-    OurSettings,
+    /// Everything that the branch with this data directory was started with, but no preload library:
+    /// shows what part of a difference the settings make.
+    As(PathBuf),
 }
 
 /// Settings that every side must have alike, as a running branch has them.
@@ -63,7 +63,13 @@ pub struct Plain {
 
 impl Plain {
     /// A new cluster, running. `shared` is what the branches it is compared with have.
-    pub fn new(ground: &Ground, name: &str, server: &Server, setup: Setup, shared: &Shared) -> Result<Plain> {
+    pub fn new(
+        ground: &Ground,
+        name: &str,
+        server: &Server,
+        setup: &Setup,
+        shared: &Shared,
+    ) -> Result<Plain> {
         let directory = ground.make(name)?;
         let data_dir = directory.join("data");
         initdb(server, &data_dir, setup)?;
@@ -77,7 +83,7 @@ impl Plain {
                 let quiet = quiet.into_iter().map(|(name, value)| (name.to_owned(), value));
                 shared.given().into_iter().chain(quiet).collect()
             }
-            Setup::OurSettings => ours(server.major, &data_dir, &sockets, shared),
+            Setup::As(branch) => settings_of(branch, &sockets)?,
         };
         let spec = SpawnSpec {
             server: server.clone(),
@@ -103,6 +109,11 @@ impl Plain {
         process::stop_fast(&self.spec.data_dir, LIMIT).context("stopping a plain server")
     }
 
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.spec.data_dir.clone()
+    }
+
     /// How to connect.
     pub fn target(&self) -> Target {
         Target {
@@ -116,7 +127,7 @@ impl Plain {
 
     /// Fails where the server differs from `expected` in what must be alike, or where a default was
     /// not kept.
-    pub fn verify(&self, session: &Session, setup: Setup, expected: &Shared) -> Result<()> {
+    pub fn verify(&self, session: &Session, setup: &Setup, expected: &Shared) -> Result<()> {
         let found = Shared::of(session)?;
         if found != *expected {
             return Err(Failure(format!("the sides are not alike: {found:?} against {expected:?}")));
@@ -126,23 +137,33 @@ impl Plain {
             wal.iter().map(|name| session.text(&format!("SHOW {name}"))).collect::<Result<_>>()?;
         let wanted = match setup {
             Setup::Defaults => ["on", "on", "16MB"].map(str::to_owned),
-            Setup::OurSettings => ["off".to_owned(), "off".to_owned(), format!("{WAL_SEGMENT_MIB}MB")],
+            Setup::As(_) => ["off".to_owned(), "off".to_owned(), format!("{WAL_SEGMENT_MIB}MB")],
         };
         if wal == wanted { Ok(()) } else { Err(Failure(format!("a plain server has {wal:?} for its WAL"))) }
     }
 }
 
-fn ours(major: u32, data_dir: &Path, socket_dir: &Path, shared: &Shared) -> Settings {
-    let input = ForcedInput { data_dir, socket_dir, logical: true, child: false, first_start: false };
-    let recorded = Recorded::default();
-    let (mut settings, _) = settings::command_line(major, &input, &recorded, &shared.given(), &Settings::new());
+/// The settings that the branch with this data directory was started with, for another place.
+fn settings_of(branch: &Path, sockets: &Path) -> Result<Settings> {
+    let path = branch.join("postmaster.opts");
+    let text = std::fs::read_to_string(&path).context(format!("reading {}", path.display()))?;
+    let mut settings = parse_options(&text);
+    settings.retain(|(name, _)| !["data_directory", "hba_file", "ident_file"].contains(&name.as_str()));
+    settings.push(("unix_socket_directories".to_owned(), sockets.to_string_lossy().into_owned()));
     // Nobody removes old WAL here but PostgreSQL itself.
     settings.push(("wal_keep_size".to_owned(), "0".to_owned()));
-    settings
+    Ok(settings)
+}
+
+/// A line such as `/bin/postgres "-D" "/data" "-c" "fsync=on"`.
+fn parse_options(line: &str) -> Settings {
+    let words = line.trim().split("\" \"").map(|word| word.trim_matches('"'));
+    let pairs = words.filter_map(|word| word.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// As the engine makes its clusters, but for the segment size where that stays the default.
-fn initdb(server: &Server, directory: &Path, setup: Setup) -> Result<()> {
+fn initdb(server: &Server, directory: &Path, setup: &Setup) -> Result<()> {
     let parent = directory.parent().unwrap_or(directory);
     let password = parent.join("password");
     crate::load::write_private(&password, PASSWORD)?;
@@ -157,7 +178,7 @@ fn initdb(server: &Server, directory: &Path, setup: Setup) -> Result<()> {
     if server.major >= 17 {
         command.args(["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]);
     }
-    if setup == Setup::OurSettings {
+    if *setup != Setup::Defaults {
         command.arg(format!("--wal-segsize={WAL_SEGMENT_MIB}"));
     }
     command.env_clear().envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C"), ("TZ", "UTC")]);
@@ -177,5 +198,17 @@ impl Drop for Plain {
             eprintln!("warning: {error}");
         }
         let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_postmaster_are_read() {
+        let line = "/pg/bin/postgres \"-D\" \"/d a\" \"-c\" \"fsync=on\" \"-c\" \"archive_command=\"\n";
+        let expected = [("fsync", "on"), ("archive_command", "")];
+        assert_eq!(parse_options(line), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }

@@ -51,7 +51,7 @@ impl Plan {
     /// The plan that the options ask for, with every reduction named.
     pub fn of(run: &Run) -> Plan {
         let full = Plan::full();
-        let mut plan = if run.quick { Plan::quick() } else { full.clone() };
+        let mut plan = if run.extent.quick { Plan::quick() } else { full.clone() };
         plan.rounds = run.rounds.unwrap_or(plan.rounds).max(1);
         plan.scale = run.scale.unwrap_or(plan.scale).max(1);
         if let Some(seconds) = run.seconds {
@@ -151,11 +151,11 @@ pub fn rotated(count: usize, round: u32) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Extent;
 
     fn run(quick: bool) -> Run {
         Run {
-            quick,
-            full: !quick,
+            extent: Extent { quick, full: !quick },
             rounds: None,
             scale: None,
             seconds: None,

@@ -134,6 +134,8 @@ pub struct Throughput {
     pub seconds: f64,
     pub transactions: u64,
     pub per_second: f64,
+    /// Processor time of all processes of the server: steadier than the rate on a shared machine.
+    pub server_cpu_seconds: f64,
 }
 
 /// Weight of a fresh branch.

@@ -89,7 +89,10 @@ pub fn first_row(runtime: &Handle, target: &Target) -> Result<FirstRowTimes> {
     if aid != 1 {
         return Err(Failure(format!("the first row has aid {aid}")));
     }
-    Ok(FirstRowTimes { connect_ms: milliseconds(connected - begin), query_ms: milliseconds(connected.elapsed()) })
+    Ok(FirstRowTimes {
+        connect_ms: milliseconds(connected - begin),
+        query_ms: milliseconds(connected.elapsed()),
+    })
 }
 
 pub fn milliseconds(duration: Duration) -> f64 {

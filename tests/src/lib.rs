@@ -3,5 +3,6 @@
 
 pub mod files;
 pub mod lab;
+pub mod power;
 pub mod processes;
 pub mod tpcb;

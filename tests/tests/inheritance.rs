@@ -35,6 +35,13 @@ async fn await_text(client: &Client, sql: &str, expected: &str) {
     }
 }
 
+/// Statement by statement: some may not stand in a transaction block.
+async fn each(client: &Client, sql: &str) {
+    for statement in sql.split(';') {
+        run(client, statement).await;
+    }
+}
+
 async fn sqlstate(client: &Client, sql: &str) -> SqlState {
     client.batch_execute(sql).await.unwrap_err().code().unwrap().clone()
 }
@@ -78,7 +85,7 @@ async fn prepared_transactions_of_two_databases() {
     assert_eq!(text(&dev_second, rows).await, "1before");
     assert_eq!(text(&main, GIDS).await, all);
     assert_eq!(text(&main, rows).await, "1before");
-    run(&main, "rollback prepared 'one-wal'; checkpoint").await;
+    each(&main, "rollback prepared 'one-wal'; checkpoint").await;
     drop((dev, dev_second, main, second));
     // What was decided stays decided, and what was not stays open.
     for (name, gids, first_rows) in [
@@ -102,7 +109,7 @@ async fn settings_that_recovery_needs_are_never_lowered() {
     let lab = lab_with(&[("max_prepared_transactions", "7"), ("track_commit_timestamp", "on")]).await;
     let main = lab.connect("main").await;
     run(&main, "create table t(i int); insert into t values (1)").await;
-    run(&main, "alter system set max_connections = 150; alter system set max_locks_per_transaction = 80")
+    each(&main, "alter system set max_connections = 150; alter system set max_locks_per_transaction = 80")
         .await;
     drop(main);
     lab.stop("main");
@@ -123,7 +130,7 @@ async fn settings_that_recovery_needs_are_never_lowered() {
     run(&dev, "insert into t values (2)").await;
     assert_eq!(text(&dev, time).await, "2");
     // Lowered by hand, here and in a grandchild: raised again, and higher stays higher.
-    run(&dev, "alter system set max_prepared_transactions = 3; alter system set max_connections = 60").await;
+    each(&dev, "alter system set max_prepared_transactions = 3; alter system set max_connections = 60").await;
     run(&dev, "alter system set max_locks_per_transaction = 100").await;
     run(&dev, "alter system set track_commit_timestamp = off").await;
     drop(dev);
@@ -205,6 +212,8 @@ async fn a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped() {
     .await;
     await_text(&main, "select count(*) from t", "100").await;
     await_text(&publisher, SLOT, "1 1").await;
+    // A subscription commits without waiting for the disk; a cut holds what a later commit waited for.
+    run(&main, "create table flushed()").await;
 
     lab.engine.create_child(&key("main"), &key("dev")).unwrap();
     let options = StartOptions { first_start: true, settings: Vec::new() };
@@ -269,7 +278,7 @@ async fn a_child_of_a_publisher_keeps_its_publication_without_slots() {
 async fn configuration_is_copied_once_and_then_separate() {
     let lab = Lab::with_main();
     let main = lab.connect("main").await;
-    run(&main, "alter system set work_mem = '7MB'; select pg_reload_conf()").await;
+    each(&main, "alter system set work_mem = '7MB'; select pg_reload_conf()").await;
     let hba = |name: &str| lab.data_directory(name).join("pg_hba.conf");
     let mut rules = std::fs::read_to_string(hba("main")).unwrap();
     rules.push_str("# a line of the parent's\n");
@@ -278,12 +287,12 @@ async fn configuration_is_copied_once_and_then_separate() {
     let dev = lab.connect("dev").await;
     assert_eq!(show(&dev, "work_mem").await, "7MB");
     assert_eq!(std::fs::read_to_string(hba("dev")).unwrap(), rules);
-    run(
+    each(
         &dev,
         "alter system set work_mem = '9MB'; alter system set random_page_cost = 2; select pg_reload_conf()",
     )
     .await;
-    run(
+    each(
         &main,
         "alter system set work_mem = '5MB'; alter system set seq_page_cost = 3; select pg_reload_conf()",
     )
@@ -387,7 +396,7 @@ async fn ties_to_other_servers_and_unsafe_settings_have_no_effect() {
         let commit = run(&client, "insert into t values (1)");
         tokio::time::timeout(PATIENCE, commit).await.unwrap();
         // Not changed while it runs either.
-        run(&client, "alter system set fsync = off; alter system set synchronous_standby_names = '*'").await;
+        each(&client, "alter system set fsync = off; alter system set synchronous_standby_names = '*'").await;
         run(&client, "select pg_reload_conf(); select pg_sleep(0.2)").await;
         assert_eq!(show(&client, "fsync").await, "on");
         assert_eq!(show(&client, "synchronous_standby_names").await, "");

@@ -70,7 +70,9 @@ impl Generator {
     pub fn find(own: bool, server_dir: &Path, ground: &Ground, runtime: &Handle) -> Result<Generator> {
         let found = if own { None } else { pgbench::find(server_dir) };
         Ok(match found {
-            Some((program, version)) => Generator::Pgbench { program, version, scratch: ground.make("load")? },
+            Some((program, version)) => {
+                Generator::Pgbench { program, version, scratch: ground.make("load")? }
+            }
             None => Generator::Own { runtime: runtime.clone() },
         })
     }

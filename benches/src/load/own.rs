@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -31,8 +31,7 @@ impl Running {
         for number in 0..job.clients {
             let connected = runtime.block_on(connect(job));
             let (client, statements) = connected.context(format!("connecting to {}", job.target.host))?;
-            let seed = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(number * 2 + 1) << 17;
-            let worker = Worker { client, statements, scale: job.scale, random: seed | 1 };
+            let worker = Worker { client, statements, scale: job.scale, random: seed(number) };
             clients.push(runtime.spawn(worker.work(Arc::clone(&stop))));
         }
         let (begin, length, latencies) = (Instant::now(), job.length, job.latencies);
@@ -70,6 +69,12 @@ impl Drop for Running {
             let _ = self.runtime.block_on(client);
         }
     }
+}
+
+/// Other rows each time and for each client, as pgbench has it.
+fn seed(number: u32) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() as u64).wrapping_mul(u64::from(number) * 2 + 1) | 1
 }
 
 async fn connect(job: &Job<'_>) -> std::result::Result<(Client, Vec<Statement>), tokio_postgres::Error> {

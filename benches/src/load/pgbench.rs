@@ -170,7 +170,7 @@ tps = 1846.872501 (without initial connection time)
     #[test]
     fn what_pgbench_prints_is_understood() {
         let outcome = parse(OUTPUT).unwrap();
-        assert_eq!((outcome.transactions, outcome.per_second), (5521, 1846.872_501));
+        assert_eq!((outcome.transactions, outcome.per_second), (5521, 1_846.872_501));
         assert_eq!(parse(&OUTPUT.replace("5521\n", "55/60\n")).unwrap().transactions, 55);
         assert!(parse(&OUTPUT.replace("failed transactions: 0", "failed transactions: 2")).is_err());
         assert!(parse("").is_err());

@@ -33,7 +33,8 @@ pub fn fill(session: &Session, scale: i32) -> Result<()> {
 pub fn fill_ballast(session: &Session, bytes: u64) -> Result<()> {
     let rows = bytes / 8192 * 7;
     session.run("CREATE TABLE ballast (id bigint, body text)")?;
-    session.run(&format!("INSERT INTO ballast SELECT i, repeat('x', 1000) FROM generate_series(1, {rows}) i"))?;
+    session
+        .run(&format!("INSERT INTO ballast SELECT i, repeat('x', 1000) FROM generate_series(1, {rows}) i"))?;
     session.run("VACUUM (FREEZE, ANALYZE) ballast")?;
     session.run("CHECKPOINT")
 }

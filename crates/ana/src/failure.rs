@@ -57,6 +57,18 @@ impl Failure {
     }
 }
 
+/// The failure of a call about a branch of a project, with the names that the person knows them by.
+pub fn about(error: client::Error, project: &str, branch: &str) -> Failure {
+    let missing = if error.is_not_found() { error.to_string() } else { String::new() };
+    match missing.split(' ').next() {
+        Some("project") => Failure::refused(format!("there is no project \"{project}\""))
+            .with_hint("see them with: ana project list"),
+        Some("branch") => Failure::refused(format!("there is no branch \"{branch}\" in project {project}"))
+            .with_hint(format!("see them with: ana branch list --project {project}")),
+        _ => error.into(),
+    }
+}
+
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Failure {
         let message = error.to_string();

@@ -65,6 +65,18 @@ pub fn daemon_dir(home: &Path) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
+/// Removes what is empty of a run directory: sockets of computes that run on stay.
+pub fn leave_daemon_dir(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir(entry.path());
+    }
+    if std::fs::remove_dir(dir).is_ok()
+        && let Some(base) = dir.parent()
+    {
+        let _ = std::fs::remove_dir(base);
+    }
+}
+
 /// Eight digits that stand for the home in paths that must be short.
 fn short_name(home: &Path) -> String {
     format!("{:08x}", short_hash(home.as_os_str().as_bytes()))

@@ -115,7 +115,7 @@ impl Client {
     /// # Errors
     /// There is none, or as for every call.
     pub async fn project(&self, id: &str) -> Result<Project, Error> {
-        self.get(&format!("{PG}/projects/{id}")).await
+        self.get(&project_path(id)).await
     }
 
     /// Makes a project and waits until it is ready.
@@ -128,7 +128,7 @@ impl Client {
             None => json!({}),
         };
         let operation =
-            self.call(Method::POST, &format!("{PG}/projects?project_id={id}"), Some(body)).await?;
+            self.call(Method::POST, &format!("{PG}/projects?project_id={}", encode(id)), Some(body)).await?;
         self.finish(operation).await
     }
 
@@ -137,7 +137,7 @@ impl Client {
     /// # Errors
     /// It cannot be deleted, or as for every call.
     pub async fn delete_project(&self, id: &str, purge: bool) -> Result<(), Error> {
-        let path = format!("{PG}/projects/{id}?purge={purge}");
+        let path = format!("{}?purge={purge}", project_path(id));
         let operation = self.call(Method::DELETE, &path, None).await?;
         self.finish::<Value>(operation).await.map(drop)
     }
@@ -147,7 +147,27 @@ impl Client {
     /// # Errors
     /// There is no such project, or as for every call.
     pub async fn branches(&self, project: &str) -> Result<Vec<Branch>, Error> {
-        self.list(&format!("{PG}/projects/{project}/branches"), "branches").await
+        self.list(&format!("{}/branches", project_path(project)), "branches").await
+    }
+
+    /// Deleted branches of a project whose data is still there.
+    ///
+    /// # Errors
+    /// There is no such project, or as for every call.
+    pub async fn deleted_branches(&self, project: &str) -> Result<Vec<Branch>, Error> {
+        let all: Vec<Branch> =
+            self.list(&format!("{}/branches?show_deleted=true", project_path(project)), "branches").await?;
+        Ok(all.into_iter().filter(|branch| branch.status.delete_time.is_some()).collect())
+    }
+
+    /// Takes back the deletion of a branch.
+    ///
+    /// # Errors
+    /// None of that name can come back, or as for every call.
+    pub async fn undelete_branch(&self, project: &str, branch: &str) -> Result<(), Error> {
+        let path = format!("{}/undelete", branch_path(PG, project, branch));
+        let operation = self.call(Method::POST, &path, Some(json!({}))).await?;
+        self.finish::<Value>(operation).await.map(drop)
     }
 
     /// One branch.
@@ -155,7 +175,7 @@ impl Client {
     /// # Errors
     /// There is none, or as for every call.
     pub async fn branch(&self, project: &str, branch: &str) -> Result<Branch, Error> {
-        self.get(&format!("{PG}/projects/{project}/branches/{branch}")).await
+        self.get(&branch_path(PG, project, branch)).await
     }
 
     /// Makes a branch and waits until it is durable. Its compute is not started.
@@ -176,7 +196,7 @@ impl Client {
         if let Some(name) = &new.given_name {
             body["anabranch"] = json!({"given_name": name});
         }
-        let path = format!("{PG}/projects/{}/branches?branch_id={}", new.project, new.id);
+        let path = format!("{}/branches?branch_id={}", project_path(&new.project), encode(&new.id));
         let operation = self.call(Method::POST, &path, Some(body)).await?;
         self.finish(operation).await
     }
@@ -192,7 +212,7 @@ impl Client {
         cascade: bool,
         purge: bool,
     ) -> Result<(), Error> {
-        let path = format!("{PG}/projects/{project}/branches/{branch}?cascade={cascade}&purge={purge}");
+        let path = format!("{}?cascade={cascade}&purge={purge}", branch_path(PG, project, branch));
         let operation = self.call(Method::DELETE, &path, None).await?;
         self.finish::<Value>(operation).await.map(drop)
     }
@@ -202,7 +222,7 @@ impl Client {
     /// # Errors
     /// There is no such branch, or as for every call.
     pub async fn endpoints(&self, project: &str, branch: &str) -> Result<Vec<Endpoint>, Error> {
-        self.list(&format!("{PG}/projects/{project}/branches/{branch}/endpoints"), "endpoints").await
+        self.list(&format!("{}/endpoints", branch_path(PG, project, branch)), "endpoints").await
     }
 
     /// Space of a branch.
@@ -210,7 +230,7 @@ impl Client {
     /// # Errors
     /// There is no such branch, or as for every call.
     pub async fn usage(&self, project: &str, branch: &str) -> Result<Usage, Error> {
-        self.get(&format!("{OWN}/projects/{project}/branches/{branch}/usage")).await
+        self.get(&format!("{}/usage", branch_path(OWN, project, branch))).await
     }
 
     /// How to connect to a branch; with the password only where asked for.
@@ -218,7 +238,7 @@ impl Client {
     /// # Errors
     /// There is no such branch, or as for every call.
     pub async fn connection(&self, project: &str, branch: &str, password: bool) -> Result<Connection, Error> {
-        self.get(&format!("{OWN}/projects/{project}/branches/{branch}/connection?password={password}")).await
+        self.get(&format!("{}/connection?password={password}", branch_path(OWN, project, branch))).await
     }
 
     /// Waits until a branch answers a query.
@@ -226,7 +246,7 @@ impl Client {
     /// # Errors
     /// It does not start, or as for every call.
     pub async fn wake(&self, project: &str, branch: &str) -> Result<Wake, Error> {
-        self.call(Method::POST, &format!("{OWN}/projects/{project}/branches/{branch}/wake"), None).await
+        self.call(Method::POST, &format!("{}/wake", branch_path(OWN, project, branch)), None).await
     }
 
     /// Has the daemon write a branch as a plain data directory. `progress` gets bytes done and
@@ -241,7 +261,7 @@ impl Client {
         dir: &Path,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), Error> {
-        let path = format!("{OWN}/projects/{project}/branches/{branch}/export");
+        let path = format!("{}/export", branch_path(OWN, project, branch));
         let mut lines = self.send(Method::POST, &path, Some(json!({"dir": dir}))).await?;
         while let Some(line) = lines.next_line().await? {
             if let (Some(done), Some(total)) = (line["done"].as_u64(), line["total"].as_u64()) {
@@ -272,7 +292,8 @@ impl Client {
         let mut items = Vec::new();
         let mut token = String::new();
         loop {
-            let mut body: Value = self.get(&format!("{path}?page_token={token}")).await?;
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let mut body: Value = self.get(&format!("{path}{separator}page_token={token}")).await?;
             let page: Vec<T> = decode(body[key].take())?;
             items.extend(page);
             match body["next_page_token"].as_str() {
@@ -297,6 +318,35 @@ impl Client {
     }
 }
 
+/// An identifier as part of a URI: whatever a person wrote, the daemon shall be the one to judge it.
+fn encode(id: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    id.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// Path of a project.
+fn project_path(project: &str) -> String {
+    format!("{PG}/projects/{}", encode(project))
+}
+
+/// Path of a branch below the contract's base, or below our own.
+fn branch_path(base: &str, project: &str, branch: &str) -> String {
+    format!("{base}/projects/{}/branches/{}", encode(project), encode(branch))
+}
+
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|error| Error::Protocol(format!("unexpected answer: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_cannot_leave_their_place_in_the_path() {
+        assert_eq!(branch_path(PG, "shop", "dev-1"), "/api/2.0/postgres/projects/shop/branches/dev-1");
+        assert_eq!(project_path("a/../b?c ä"), "/api/2.0/postgres/projects/a%2F..%2Fb%3Fc%20%C3%A4");
+    }
 }

@@ -12,6 +12,7 @@ mod home;
 mod maintain;
 mod record;
 mod run;
+mod wal;
 
 use pgdata::Lsn;
 
@@ -46,17 +47,6 @@ pub enum ComputeState {
         /// Their process ids.
         pids: Vec<i32>,
     },
-}
-
-/// Secrets a compute is reached with. Never logged.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secrets {
-    /// Password of the bootstrap superuser [`BOOTSTRAP_ROLE`]; used by the daemon only.
-    pub admin_password: String,
-    /// Login role of the project's owner (an e-mail address).
-    pub owner_role: String,
-    /// Its password on this branch.
-    pub owner_password: String,
 }
 
 /// The bootstrap superuser of every cluster we make.

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::os::User;
+use crate::os::{self, User};
 use crate::server::Server;
 
 /// Size of the WAL segment files of our clusters, in MiB: a fresh branch owns at least one.
@@ -80,6 +80,10 @@ pub fn initdb(
     } else {
         command.args(["--locale-provider", "libc"]);
     }
+    if server.major >= 16 {
+        // A killed initdb would leave its segments in /dev/shm for ever.
+        command.args(["--set", "dynamic_shared_memory_type=mmap"]);
+    }
     command.env_clear().envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C"), ("TZ", "UTC")]);
     if let Some(user) = run_as {
         command.uid(user.uid).gid(user.gid);
@@ -89,6 +93,7 @@ pub fn initdb(
         // The caller's own directory may be closed to the user.
         command.current_dir("/");
     }
+    os::end_with_parent(&mut command);
     command.stdin(secret_file(parent, password, run_as).map_err(io("writing into", parent))?);
     let output = command.output().map_err(io("starting", &program))?;
     if !output.status.success() {

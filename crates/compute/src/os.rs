@@ -231,6 +231,26 @@ pub fn detach(command: &mut Command, open_files: u64) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Lets the command be killed when this process dies, or the thread that started it. For work that is
+/// of no use to anybody else.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let setup = move || {
+        // SAFETY: both calls are async-signal-safe and take no pointers.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // It may have died before the call above.
+            if libc::getppid().cast_unsigned() != parent {
+                return Err(Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only the calls above and allocates nothing
+    // (an error is a bare errno).
+    unsafe { command.pre_exec(setup) };
+}
+
 /// A System V shared memory segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SharedMemory {

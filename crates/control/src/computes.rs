@@ -140,12 +140,14 @@ impl Control {
             Ok(control.engine.start(&starting, &server, &options)?)
         })
         .await?;
+        let accepting = begin.elapsed().as_millis() as u64;
         if !branch.prepared {
             self.prepare(&key, branch).await?;
         }
         tracing::info!(
             branch = branch.uid,
-            milliseconds = begin.elapsed().as_millis() as u64,
+            accepting_ms = accepting,
+            ready_ms = begin.elapsed().as_millis() as u64,
             "compute started"
         );
         Ok(())

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::app::Control;
 use crate::db::{branches, endpoints};
 use crate::error::Error;
-use crate::model::{Address, Endpoint};
+use crate::model::{Address, Endpoint, State};
 use crate::names::short_hash;
 use crate::startup;
 
@@ -33,6 +33,9 @@ const BUFFER: usize = 16 * 1024;
 #[derive(Default)]
 pub(crate) struct Listeners {
     open: Mutex<HashMap<String, Listening>>,
+    /// Held while listeners are opened or closed, so that none is opened twice, or for a branch
+    /// that was just deleted.
+    turn: tokio::sync::Mutex<()>,
 }
 
 struct Listening {
@@ -65,10 +68,16 @@ impl Listeners {
 impl Control {
     /// Listens for every endpoint of a branch that is not listened for yet.
     pub(crate) async fn open_endpoints(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let _turn = self.listeners.turn.lock().await;
         let uid = branch.to_owned();
         let (rows, taken) = self
             .blocking(move |control| {
-                control.db.read(|c| Ok((endpoints::list(c, &uid)?, endpoints::addresses(c)?)))
+                control.db.read(|c| match branches::by_uid(c, &uid)? {
+                    Some(branch) if branch.state != State::Deleted => {
+                        Ok((endpoints::list(c, &uid)?, endpoints::addresses(c)?))
+                    }
+                    _ => Ok((Vec::new(), Vec::new())),
+                })
             })
             .await?;
         for endpoint in rows {
@@ -88,7 +97,8 @@ impl Control {
             }
             endpoint.address = Some(address);
             let row = endpoint.clone();
-            self.blocking(move |control| control.db.write(|tx| endpoints::update(tx, &row))).await?;
+            // Lost with the power, it would only mean another address.
+            self.blocking(move |control| control.db.write_soon(|tx| endpoints::update(tx, &row))).await?;
         }
         let task = tokio::spawn(accept(Arc::clone(self), listener, endpoint.branch.clone()));
         let listening = Listening { address, task };
@@ -118,6 +128,7 @@ impl Control {
 
     /// Stops listening for a branch. Connections end with its compute.
     pub(crate) async fn close_endpoints(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let _turn = self.listeners.turn.lock().await;
         let uid = branch.to_owned();
         let rows = self.blocking(move |control| control.db.read(|c| endpoints::list(c, &uid))).await?;
         for endpoint in rows {

@@ -19,7 +19,7 @@ use crate::scram;
 const ADMIN_DATABASE: &str = "postgres";
 
 /// Group of roles that may do nearly everything; the vendor's name for it.
-const SUPERUSER_GROUP: &str = "databricks_superuser";
+pub(crate) const SUPERUSER_GROUP: &str = "databricks_superuser";
 
 /// What the group may do. The owner can hand it on, but is not a superuser: that would reach the
 /// files of the host.
@@ -70,6 +70,7 @@ pub(crate) async fn prepare_root(
     let failed = |error| Error::postgres("cannot make the owner's role", error);
     let owner = quote_identifier(&secrets.owner_role);
     let verifier = new_verifier(&secrets.owner_password, scram::CLIENT_ITERATIONS, random)?;
+    let admin = new_verifier(&secrets.admin_password, scram::DAEMON_ITERATIONS, random)?;
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(QUIET).await.map_err(failed)?;
     if !role_exists(&transaction, SUPERUSER_GROUP).await.map_err(failed)? {
@@ -87,7 +88,8 @@ pub(crate) async fn prepare_root(
     };
     transaction
         .batch_execute(&format!(
-            "{verb} ROLE {owner} LOGIN CREATEDB CREATEROLE BYPASSRLS PASSWORD '{verifier}'; \
+            "ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'; \
+             {verb} ROLE {owner} LOGIN CREATEDB CREATEROLE BYPASSRLS PASSWORD '{verifier}'; \
              GRANT {SUPERUSER_GROUP} TO {owner} WITH ADMIN OPTION"
         ))
         .await

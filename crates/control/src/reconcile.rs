@@ -72,14 +72,18 @@ impl Watch {
 }
 
 impl Control {
-    /// Brings the world in line once, then keeps doing so in the background until the shutdown.
+    /// Removes strays, finishes what was begun, listens for every branch; then keeps the world in
+    /// line in the background until the shutdown.
     ///
     /// # Errors
     /// The rows or the engine cannot be read at all. What concerns single branches is logged and
     /// tried again.
     pub async fn run(self: &Arc<Self>) -> Result<(), Error> {
+        // From here on a jump is noticed.
+        self.clock_is_trusted();
         self.sweep().await?;
-        self.round().await?;
+        self.finish_creates().await?;
+        self.open_all_endpoints().await?;
         tokio::spawn(Arc::clone(self).rounds());
         tokio::spawn(Arc::clone(self).maintenance());
         Ok(())
@@ -87,9 +91,8 @@ impl Control {
 
     async fn rounds(self: Arc<Self>) {
         while self.pause().await {
-            if let Err(error) = self.round().await {
-                tracing::error!(%error, "a round of reconciliation failed");
-            }
+            // Failures are logged where they happen, and the next round tries again.
+            let _ = self.round().await;
         }
     }
 
@@ -118,19 +121,33 @@ impl Control {
     /// One round. Public for tests, which move the clock and then want it seen.
     ///
     /// # Errors
-    /// The rows cannot be read.
+    /// The first failure; the other steps are done all the same.
     pub async fn round(self: &Arc<Self>) -> Result<(), Error> {
-        self.finish_creates().await?;
-        let trusted = {
-            let mut clocks = self.watch.clocks.lock().unwrap_or_else(PoisonError::into_inner);
-            clocks.trusted(self.clock.now(), self.clock.steady())
-        };
+        let trusted = self.clock_is_trusted();
+        let mut outcomes = vec![("creates", self.finish_creates().await)];
         if trusted {
-            self.reap().await?;
-            self.purge().await?;
+            outcomes.push(("expiry", self.reap().await));
+            outcomes.push(("purges", self.purge().await));
         }
-        self.finish_deletes().await?;
-        self.open_all_endpoints().await?;
+        outcomes.push(("deletes", self.finish_deletes().await));
+        outcomes.push(("endpoints", self.open_all_endpoints().await));
+        outcomes.push(("old operations", self.prune_operations().await));
+        let mut first = Ok(());
+        for (step, outcome) in outcomes {
+            if let Err(error) = outcome {
+                tracing::error!(step, %error, "a step of reconciliation failed");
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    fn clock_is_trusted(&self) -> bool {
+        let mut clocks = self.watch.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.trusted(self.clock.now(), self.clock.steady())
+    }
+
+    async fn prune_operations(self: &Arc<Self>) -> Result<(), Error> {
         self.blocking(|control| {
             let horizon = control.clock.now().checked_sub(OPERATION_HISTORY).unwrap_or(Timestamp::UNIX_EPOCH);
             control.db.write(|tx| operations::prune(tx, horizon))
@@ -185,6 +202,7 @@ impl Control {
         if branch.source.is_none() {
             return self.make_project(&project, &branch).await;
         }
+        self.close_endpoints(&branch.uid).await?;
         self.blocking(move |control| {
             // The caller was never answered, so the moment of the cut it asked for is gone. What
             // is half made is taken back.

@@ -15,6 +15,8 @@ pub enum Kind {
     File(FileId),
     /// A WAL segment, by number.
     Stream(u64),
+    /// A layered directory.
+    Directory,
 }
 
 /// A tracked descriptor.
@@ -30,7 +32,7 @@ pub struct Tracked {
 
 #[derive(Debug)]
 struct Cell {
-    /// 0 untracked, 1 file, 2 stream.
+    /// 0 untracked, 1 file, 2 stream, 3 directory.
     kind: AtomicU32,
     slot: AtomicU32,
     flags: AtomicI32,
@@ -74,7 +76,8 @@ impl Descriptors {
                 number: number() as u32,
                 generation: cell.generation.load(Ordering::Relaxed),
             }),
-            _ => Kind::Stream(number()),
+            2 => Kind::Stream(number()),
+            _ => Kind::Directory,
         };
         Some(Tracked {
             kind,
@@ -98,6 +101,7 @@ impl Descriptors {
                 cell.number.store(segment, Ordering::Relaxed);
                 2
             }
+            Kind::Directory => 3,
         };
         cell.kind.store(kind, Ordering::Release);
         true

@@ -100,6 +100,7 @@ impl Tracker {
                 own.filter(|_| record.version.load(Ordering::Acquire) == self.gate.top_slot())
             {
                 arena.record(number).flags.store(0, Ordering::Release);
+                arena.header().removals.store(1, Ordering::Release);
             }
         }
         self.files.forget(path);

@@ -129,7 +129,9 @@ impl Tracker {
     fn open_directory(&self, path: &RelPath, flags: i32, top: u32) -> Result<Fd> {
         let layer = self.layer(top)?;
         make_directories(layer.files, path)?;
-        sys::openat(layer.files, path.as_cstr(), flags | O_DIRECTORY, 0)
+        let fd = sys::openat(layer.files, path.as_cstr(), flags | O_DIRECTORY, 0)?;
+        self.descriptors.set(fd, Tracked { kind: Kind::Directory, slot: top, flags });
+        Ok(fd)
     }
 
     fn open_version(&self, path: &RelPath, id: FileId, flags: i32) -> Result<Fd> {
@@ -275,7 +277,8 @@ impl Tracker {
         let below = self.lower_fd(id, version)?;
         let length = sys::size(below)?;
         let arena = layer.arena().ok_or(Errno::DAMAGED)?;
-        let number = arena.add(&path, arena::OVERLAY, length)?;
+        // Its size is news, too, even if no write follows.
+        let number = arena.add(&path, arena::OVERLAY | arena::DIRTY, length)?;
         let entry = Entry { kind: entry::Kind::Overlay, record: number, floor: length };
         named_file(layer, &path, 0o600, |fd| {
             sys::ftruncate(fd, length)?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use store::errno::Result;
-use store::files::NONE;
+use store::layer::entry::Entry;
 use store::layer::{arena, seal};
 use store::sys::{self, Fd};
 
@@ -15,29 +15,40 @@ impl Tracker {
     /// `fsync(2)`, and `fdatasync(2)` with `data_only`.
     pub fn fsync(&self, fd: Fd, data_only: bool) -> Outcome<()> {
         let tracked = self.descriptors.get(fd)?;
-        if !matches!(tracked.kind, Kind::File(_)) {
-            return None;
+        match tracked.kind {
+            Kind::File(_) => Some(self.fsync_file(fd, data_only)),
+            // Names made or removed before a cut are in a layer of their own.
+            Kind::Directory => Some(self.wait_for_sealed().and_then(|()| sys::fsync(fd))),
+            Kind::Stream(_) => None,
         }
-        Some(self.fsync_file(fd, data_only))
     }
 
     fn fsync_file(&self, fd: Fd, data_only: bool) -> Result<()> {
-        // Bytes that went to a layer before it was sealed are part of what the caller was promised.
-        self.wait_for_sealed()?;
-        if let Some(current) = self.make_current(fd) {
-            current?;
-        }
         let native = || if data_only { sys::fdatasync(fd) } else { sys::fsync(fd) };
-        let Some(tracked) = self.descriptors.get(fd) else { return native() };
-        let Some((_, record)) = self.live_file(&tracked) else { return native() };
+        let tracked = loop {
+            // Bytes that went to a layer before it was sealed are part of what the caller was promised.
+            self.wait_for_sealed()?;
+            if let Some(current) = self.make_current(fd) {
+                current?;
+            }
+            let Some(tracked) = self.descriptors.get(fd) else { return native() };
+            // A cut in between has sealed one more.
+            if tracked.slot <= self.durable_below.load(Ordering::Acquire) {
+                break tracked;
+            }
+        };
         let layer = self.layer(tracked.slot)?;
-        let number = record.record.load(Ordering::Acquire);
-        let Some(arena) = layer.arena().filter(|_| number != NONE) else { return native() };
+        // The record is the file's own word: the table may be ahead of this descriptor by now.
+        let (Some(arena), Some(entry)) = (layer.arena(), Entry::load(fd)?) else { return native() };
+        let number = entry.record;
+        let flags = &arena.record(number).flags;
+        if flags.load(Ordering::Acquire) & arena::LIVE == 0 {
+            return native();
+        }
         seal::sync_file(layer, arena, number, fd, !data_only)?;
         // For the caller this file may have existed for years: it will not sync the directory.
-        let flags = &arena.record(number).flags;
         if flags.load(Ordering::Acquire) & arena::NAMED == 0 {
-            seal::sync_directories(layer, &record.path())?;
+            seal::sync_directories(layer, &arena.path(number)?)?;
             flags.fetch_or(arena::NAMED, Ordering::AcqRel);
         }
         Ok(())
@@ -62,8 +73,14 @@ impl Tracker {
 
     /// `syncfs(2)` on anything in the data directory: everything of this branch becomes durable.
     pub fn sync_branch(&self) -> Result<()> {
-        self.wait_for_sealed()?;
-        let layer = self.layer(self.gate.top_slot())?;
+        let top = loop {
+            self.wait_for_sealed()?;
+            let top = self.gate.top_slot();
+            if top == self.durable_below.load(Ordering::Acquire) {
+                break top;
+            }
+        };
+        let layer = self.layer(top)?;
         sys::syncfs(self.branch)?;
         let Some(arena) = layer.arena() else { return Ok(()) };
         for number in 0..arena.records() {
@@ -87,8 +104,10 @@ impl Tracker {
         }
     }
 
-    /// Whether this is the first start of a child that nobody has written to yet.
-    pub fn is_fresh(&self) -> bool {
-        self.gate.header().flags.load(Ordering::Acquire) & store::gate::FLAG_FRESH != 0
+    /// Whether this is the first start of a child that nobody has written to yet. True once: whatever
+    /// becomes of the engine that began the start, a later recovery syncs.
+    pub fn take_fresh(&self) -> bool {
+        let fresh = store::gate::FLAG_FRESH;
+        self.gate.header().flags.fetch_and(!fresh, Ordering::AcqRel) & fresh != 0
     }
 }

@@ -36,6 +36,7 @@ impl Tracker {
         Some(match tracked.kind {
             Kind::Stream(segment) => self.write_stream(fd, segment, offset, call),
             Kind::File(_) => self.write_file(fd, &tracked, offset, length, call),
+            Kind::Directory => call(fd),
         })
     }
 
@@ -219,7 +220,7 @@ impl Tracker {
             let inside = self.enter()?;
             let prepared = match tracked.kind {
                 Kind::File(_) => self.writable(fd, &tracked, inside.top)?,
-                Kind::Stream(_) => None,
+                Kind::Stream(_) | Kind::Directory => None,
             };
             let value = write();
             if let Some((_, id)) = prepared {
@@ -237,7 +238,7 @@ impl Tracker {
         let truncate = || {
             let inside = self.enter()?;
             match tracked.kind {
-                Kind::Stream(_) => sys::ftruncate(fd, length),
+                Kind::Stream(_) | Kind::Directory => sys::ftruncate(fd, length),
                 Kind::File(_) => match self.writable(fd, &tracked, inside.top)? {
                     None => sys::ftruncate(fd, length),
                     Some((tracked, id)) => self.truncate_open(fd, &tracked, id, length, inside.top),
@@ -318,7 +319,7 @@ impl Tracker {
             }
             let inside = self.enter()?;
             let prepared = match tracked.kind {
-                Kind::Stream(_) => None,
+                Kind::Stream(_) | Kind::Directory => None,
                 Kind::File(_) => self.writable(fd, &tracked, inside.top)?,
             };
             sys::fallocate(fd, mode, offset, length)?;

@@ -65,6 +65,8 @@ pub fn checked(value: libc::c_long) -> Result<i64, Errno> {
 macro_rules! raw {
     ($number:expr $(, $argument:expr)*) => {
         // SAFETY: arguments are the caller's own, passed on unchanged.
-        $crate::edge::checked(unsafe { libc::syscall($number $(, $argument)*) })
+        $crate::edge::checked(unsafe {
+            store::sys::call($number, store::sys::six([$($argument as usize),*]))
+        })
     };
 }

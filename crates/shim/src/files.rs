@@ -390,7 +390,7 @@ pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
 pub unsafe extern "C" fn syncfs(fd: c_int) -> c_int {
     decide(
         |tracker| {
-            if tracker.is_fresh() { Some(Ok(0)) } else { Some(tracker.sync_branch().map(|()| 0)) }
+            if tracker.take_fresh() { Some(Ok(0)) } else { Some(tracker.sync_branch().map(|()| 0)) }
         },
         || raw!(libc::SYS_syncfs, fd).map(|n| n as c_int),
     )

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::OnceLock;
 
 use shim_core::{Settings, Tracker};
-use store::sys;
+use store::{recorder, sys};
 
 static TRACKER: OnceLock<Tracker> = OnceLock::new();
 
@@ -28,7 +28,17 @@ const CACHE: &str = "ANABRANCH_SHIM_CACHE";
 const SEGMENT: &str = "ANABRANCH_SHIM_WAL_SEGMENT";
 
 extern "C" fn start() {
-    let Some(branch) = std::env::var_os(BRANCH) else { return };
+    if let Err(errno) = recorder::attach_from_environment() {
+        die(&format!("no recorder: {errno}"));
+    }
+    let Some(branch) = std::env::var_os(BRANCH) else {
+        if recorder::is_attached() {
+            // Loaded to be recorded and nothing else; programs it starts are told anew.
+            // SAFETY: the constructor runs before the program has threads.
+            unsafe { std::env::remove_var("LD_PRELOAD") };
+        }
+        return;
+    };
     let layers = std::env::var_os(LAYERS).unwrap_or_default();
     let segment = std::env::var(SEGMENT).ok().and_then(|text| text.parse().ok());
     // A server that should be on the store and is not would look empty or write to the wrong

@@ -6,13 +6,15 @@
 //! start) or while a cut in progress holds a lease on it.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::errno::{Errno, Result};
+use crate::fault::{Fault, planted};
 use crate::layer::{Kind, Layer, LayerId, directory_name, list_native};
 use crate::manifest::{Entry, Manifest};
 use crate::path::RelPath;
@@ -22,6 +24,8 @@ use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY};
 pub const NEW: &str = ".new";
 /// Suffix of a branch that is being removed.
 pub const GONE: &str = ".gone";
+/// How long a directory may be refilled by somebody else while it is removed.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// An open home.
 #[derive(Debug)]
@@ -205,7 +209,12 @@ impl Home {
         let next = Entry { slot, layer: self.new_layer()? };
         manifest.entries.push(next);
         manifest.sequence += 1;
-        if let Err(errno) = manifest.store(branch) {
+        let stored = if planted(Fault::ManifestLate) {
+            manifest.store_unsynced(branch)
+        } else {
+            manifest.store(branch)
+        };
+        if let Err(errno) = stored {
             self.end_lease(next.layer)?;
             return Err(errno);
         }
@@ -294,10 +303,24 @@ fn directory(path: &Path) -> Result<Fd> {
     sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
 }
 
-/// Removes a directory and all below it.
+/// Removes a directory and all below it. A process that a killed daemon left behind (initdb, say) may
+/// still be writing there for a moment: what it adds is removed too.
 pub fn remove_tree(parent: Fd, name: &str) -> Result<()> {
     let name = CString::new(name).map_err(|_| Errno(libc::EINVAL))?;
-    let fd = sys::openat(parent, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | libc::O_NOFOLLOW, 0)?;
+    let deadline = sys::monotonic_ns() + REMOVE_LIMIT.as_nanos() as u64;
+    loop {
+        remove_inside(parent, &name)?;
+        match sys::unlinkat(parent, &name, libc::AT_REMOVEDIR) {
+            Err(Errno(libc::ENOTEMPTY)) if sys::monotonic_ns() < deadline => {
+                sys::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn remove_inside(parent: Fd, name: &CStr) -> Result<()> {
+    let fd = sys::openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | libc::O_NOFOLLOW, 0)?;
     let mut inside = Vec::new();
     let listed = list_native(fd, &RelPath::ROOT, &mut |name, kind| {
         inside.push((name.to_vec(), kind == Kind::Directory));
@@ -305,14 +328,15 @@ pub fn remove_tree(parent: Fd, name: &str) -> Result<()> {
     });
     let removed = listed.and_then(|()| {
         inside.iter().try_for_each(|(name, is_directory)| {
-            if *is_directory {
-                return remove_tree(fd, &String::from_utf8_lossy(name));
-            }
-            let name = CString::new(&name[..]).map_err(|_| Errno(libc::EINVAL))?;
-            sys::unlinkat(fd, &name, 0)
+            let gone = if *is_directory {
+                remove_tree(fd, &String::from_utf8_lossy(name))
+            } else {
+                let name = CString::new(&name[..]).map_err(|_| Errno(libc::EINVAL))?;
+                sys::unlinkat(fd, &name, 0)
+            };
+            if gone == Err(Errno::NOENT) { Ok(()) } else { gone }
         })
     });
     sys::close(fd);
-    removed?;
-    sys::unlinkat(parent, &name, libc::AT_REMOVEDIR)
+    removed
 }

@@ -6,6 +6,7 @@
 //! The store knows nothing of PostgreSQL: paths, blocks, and a *stream* whose highest byte is noted.
 
 pub mod errno;
+pub mod fault;
 pub mod files;
 pub mod flatten;
 pub mod gate;
@@ -13,6 +14,7 @@ pub mod home;
 pub mod layer;
 pub mod manifest;
 pub mod path;
+pub mod recorder;
 pub mod shm;
 pub mod stack;
 pub mod sys;

@@ -105,6 +105,16 @@ impl Manifest {
         replace_file(dir, NAME, c"manifest.new", &self.encode())
     }
 
+    /// What [`Fault::ManifestLate`](crate::fault::Fault::ManifestLate) does instead.
+    pub(crate) fn store_unsynced(&self, dir: Fd) -> Result<()> {
+        let temporary = c"manifest.new";
+        let fd = sys::openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
+        let written = sys::pwrite_full(fd, &self.encode(), 0);
+        sys::close(fd);
+        written?;
+        sys::renameat(dir, temporary, dir, NAME)
+    }
+
     /// The open layer's entry.
     pub fn top(&self) -> Entry {
         // A decoded or stored manifest is never empty.

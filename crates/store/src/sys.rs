@@ -8,6 +8,7 @@
 use std::ffi::CStr;
 
 use crate::errno::{Errno, Result};
+use crate::recorder;
 
 pub use libc::{
     AT_FDCWD, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC,
@@ -21,11 +22,45 @@ fn check(value: i64) -> Result<i64> {
     if value == -1 { Err(Errno(errno())) } else { Ok(value) }
 }
 
+/// Makes a system call by number, from C's point of view: -1 and `errno` on failure. Every call of
+/// the store and of the preload library goes through here, so that a recorder has one place to stand.
+///
+/// # Safety
+/// As for the call itself: pointers among the arguments must be good for what the kernel does.
+#[inline]
+pub unsafe fn call(number: libc::c_long, arguments: [usize; 6]) -> libc::c_long {
+    if recorder::is_attached() {
+        // SAFETY: the caller's promise.
+        return unsafe { recorder::call(number, arguments) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { direct(number, arguments) }
+}
+
+/// As [`call`], but never recorded.
+///
+/// # Safety
+/// As for [`call`].
+#[inline]
+pub unsafe fn direct(number: libc::c_long, arguments: [usize; 6]) -> libc::c_long {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the caller's promise; arguments that the call does not have are not looked at.
+    unsafe { libc::syscall(number, a, b, c, d, e, f) }
+}
+
+/// Arguments of a system call, filled up to six.
+#[inline]
+pub fn six<const N: usize>(arguments: [usize; N]) -> [usize; 6] {
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&arguments);
+    all
+}
+
 macro_rules! syscall {
     ($number:expr $(, $argument:expr)*) => {
         // SAFETY: pointers passed are derived from live references that outlive the call, with
         // their own lengths; integer arguments cannot break memory safety.
-        check(unsafe { libc::syscall($number $(, $argument)*) })
+        check(unsafe { call($number, six([$($argument as usize),*])) })
     };
 }
 
@@ -171,6 +206,12 @@ pub fn unlinkat(dir: Fd, path: &CStr, flags: i32) -> Result<()> {
 /// `renameat2(2)` without flags.
 pub fn renameat(from_dir: Fd, from: &CStr, to_dir: Fd, to: &CStr) -> Result<()> {
     syscall!(libc::SYS_renameat2, from_dir, from.as_ptr(), to_dir, to.as_ptr(), 0).map(drop)
+}
+
+/// `renameat2(2)` that fails with `EEXIST` where the new name is taken.
+pub fn rename_new(from: &CStr, to: &CStr) -> Result<()> {
+    let flags = libc::RENAME_NOREPLACE;
+    syscall!(libc::SYS_renameat2, AT_FDCWD, from.as_ptr(), AT_FDCWD, to.as_ptr(), flags).map(drop)
 }
 
 /// `mkdirat(2)`.

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::branch::branch_id;
 use crate::context::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output::{self, Progress};
 use crate::system;
 
@@ -23,14 +23,16 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let dir = std::path::absolute(&args.dir)
         .map_err(|error| Failure::io(format!("cannot resolve {}", args.dir.display()), &error))?;
     make_writable_for_daemon(global, &dir)?;
+    let id = branch_id(&args.branch);
     let mut progress = Progress::new();
     let mut size = 0;
     client
-        .export(&project, &branch_id(&args.branch), &dir, |done, total| {
+        .export(&project, &id, &dir, |done, total| {
             size = total;
             progress.show(&format!("exporting {} of {}", output::bytes(done), output::bytes(total)));
         })
-        .await?;
+        .await
+        .map_err(|error| about(error, &project, &id))?;
     drop(progress);
     output::talk(format!(
         "exported {} to {} in {}",

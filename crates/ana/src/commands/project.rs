@@ -2,7 +2,7 @@ use client::Project;
 use jiff::Timestamp;
 
 use crate::context::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// Make, list and delete projects
@@ -64,14 +64,14 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
                 Some(name) => name,
                 None => global.project(&client).await?,
             };
-            let project = client.project(&name).await?;
+            let project = client.project(&name).await.map_err(|error| about(error, &name, ""))?;
             if json {
                 return output::json(&project);
             }
             show(&project);
         }
         Command::Delete { name, purge } => {
-            client.delete_project(&name, purge).await?;
+            client.delete_project(&name, purge).await.map_err(|error| about(error, &name, ""))?;
             let end = if purge { "its data is freed" } else { "its data is kept for a day" };
             output::talk(format!("deleted project {name}; {end}"));
         }

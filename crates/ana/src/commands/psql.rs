@@ -6,7 +6,7 @@ use client::Connection;
 use super::branch::branch_id;
 use super::wait_for;
 use crate::context::Global;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, about};
 use crate::sql;
 
 /// Open a SQL session on a branch
@@ -23,7 +23,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let connection = wait_for(async {
         let client = global.client()?;
         let project = global.project(&client).await?;
-        Ok(client.connection(&project, &branch_id(&args.branch), true).await?)
+        let id = branch_id(&args.branch);
+        client.connection(&project, &id, true).await.map_err(|error| about(error, &project, &id))
     })?;
     if find_on_path("psql") {
         return Err(become_psql(&connection, &args.args));

@@ -51,6 +51,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let home = home
         .canonicalize()
         .map_err(|error| Failure::io(format!("cannot resolve {}", home.display()), &error))?;
+    compute::platform::check(&home).map_err(|unsupported| {
+        Failure::new(Exit::Outside, unsupported.to_string()).with_hint(unsupported.hint())
+    })?;
     daemon::make_dir(&home.join("run"))?;
     let _lock = daemon::lock(&home)?;
     if args.background {
@@ -58,7 +61,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
     system::raise_open_files_limit();
     start_log(&home, args.background)?;
-    let server = find_server(&home, &args.options)?;
+    let server = find_server(&home, &args)?;
     let run_dir = home::daemon_dir(&home)?;
     let shim = shim_image::install(&home.join("run")).map_err(|error| {
         Failure::io(format!("cannot write the preload library in {}", home.display()), &error)
@@ -75,6 +78,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     };
     let socket = run_dir.join(home::SOCKET);
     let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, &args));
+    home::leave_daemon_dir(&run_dir);
     // A step that still waits for a disk must not keep the process.
     runtime.shutdown_timeout(LAST_CALLS);
     outcome
@@ -159,7 +163,7 @@ fn become_ordinary_user(home: &Path, options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn find_server(home: &Path, options: &Options) -> Result<Server, Failure> {
+fn find_server(home: &Path, args: &Args) -> Result<Server, Failure> {
     let failed = |error: install::Error| Failure {
         exit: Exit::Outside,
         message: error.to_string(),
@@ -167,13 +171,15 @@ fn find_server(home: &Path, options: &Options) -> Result<Server, Failure> {
     };
     let request = install::Request {
         major: DEFAULT_MAJOR,
-        bin_dir: options.pg_bin.clone(),
+        bin_dir: args.options.pg_bin.clone(),
         home: home.to_owned(),
         archive: Archive::from_environment().map_err(failed)?,
     };
     let mut note = |line: &str| {
         tracing::info!("{line}");
-        output::talk(line);
+        if args.background {
+            output::talk(line);
+        }
     };
     let server = install::find_or_install(&Machine::this(), &request, &mut note).map_err(failed)?;
     note(&format!("PostgreSQL {} from {}", server.version(), server.bin_dir.display()));

@@ -1,7 +1,7 @@
 use super::branch::branch_id;
 use crate::connection;
 use crate::context::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// Print a connection string that psql and drivers accept as it is
@@ -20,7 +20,11 @@ pub struct Args {
 pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let client = global.client()?;
     let project = global.project(&client).await?;
-    let connection = client.connection(&project, &branch_id(&args.branch), !args.no_password).await?;
+    let id = branch_id(&args.branch);
+    let connection = client
+        .connection(&project, &id, !args.no_password)
+        .await
+        .map_err(|error| about(error, &project, &id))?;
     if args.json {
         return output::json(&connection);
     }

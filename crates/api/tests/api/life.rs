@@ -64,6 +64,7 @@ async fn expiry_is_kept_across_restarts_and_does_not_follow_a_clock_that_jumps()
     assert_eq!(ids(&world).await, ["production", "dev"]);
     world.clock.pass(HOUR);
     let world = world.restart().await;
+    world.control.round().await.unwrap();
     assert_eq!(ids(&world).await, ["production"], "its time ran out while no daemon looked");
 }
 

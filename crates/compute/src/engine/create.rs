@@ -1,7 +1,8 @@
 //! New clusters: initdb, then its files become the first sealed layer.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use pgdata::class::{Class, PRIVATE_DIRECTORIES, classify};
@@ -49,7 +50,8 @@ impl Engine {
         admin_password: &str,
     ) -> Result<(), Error> {
         make_skeleton(new)?;
-        let cluster = new.join("initdb");
+        // A name of its own: what a killed engine's initdb had started may still look for the old one.
+        let cluster = new.join(format!("initdb-{}-{:x}", std::process::id(), now_us()));
         initdb(server, &cluster, BOOTSTRAP_ROLE, admin_password, None)
             .map_err(|error| Error::Postgres(error.to_string()))?;
         let control = read_control(&cluster)?;
@@ -112,7 +114,7 @@ impl Engine {
         let record =
             ServerRecord { bin_dir: server.bin_dir.clone(), major: server.major, minor: server.minor };
         let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged(error.to_string()))?;
-        fs::write(&path, text).context(|| format!("could not write {}", path.display()))?;
+        write_file(&path, &text)?;
         sync(&path)?;
         let name = format!("{key}{}", store::home::NEW);
         let branch = self.home.open_branch(&name).context(|| format!("could not open {}", new.display()))?;
@@ -174,6 +176,14 @@ fn move_tree(root: &Path, at: &Path, layer: &Path, skeleton: &Path) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Writes a file of the branch's own: for the owner alone, whatever the process's mask.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let opened = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+    opened
+        .and_then(|mut file| file.write_all(bytes))
+        .context(|| format!("could not write {}", path.display()))
 }
 
 /// The real directory of a branch: made once, never moved or replaced.

@@ -294,8 +294,8 @@ impl Engine {
         let Some(arena) = layer.arena() else { return Ok(()) };
         for number in 0..arena.records() {
             let flags = arena.record(number).flags.load(std::sync::atomic::Ordering::Acquire);
-            let wanted = arena::LIVE | arena::WHOLE | arena::DIRTY;
-            if flags & wanted == wanted {
+            let wanted = arena::LIVE | arena::WHOLE;
+            if flags & wanted == wanted && arena.is_unsynced(number) {
                 sync_small_file(&layer, &arena.path(number).context(what)?).context(what)?;
             }
         }
@@ -340,7 +340,7 @@ fn sync_small_file(layer: &Layer, path: &RelPath) -> store::Result<()> {
     seal::sync_directories(layer, path)
 }
 
-fn open_gate(branch: Fd) -> store::Result<Gate> {
+pub(super) fn open_gate(branch: Fd) -> store::Result<Gate> {
     let fd = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0)?;
     let gate = Gate::open(fd);
     sys::close(fd);

@@ -1,7 +1,7 @@
 //! The way out: a plain data directory.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use pgdata::class::PRIVATE_DIRECTORIES;
@@ -45,6 +45,8 @@ impl Engine {
         let what = || format!("could not export to {}", dir.display());
         let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context(what);
         make(dir)?;
+        // An empty directory that was there already may be open to others; PostgreSQL refuses it then.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).context(what)?;
         let branch = self.home.open_branch(key.as_str()).context(what)?;
         let stack = Stack::load(self.home.layers(), branch);
         sys::close(branch);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store::home::Home;
 use store::layer::{Layer, seal};
@@ -19,6 +19,8 @@ pub struct Engine {
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
+    /// Where the WAL of each running branch ended in the last round of maintenance.
+    wal_marks: Mutex<HashMap<BranchKey, u64>>,
 }
 
 impl Engine {
@@ -59,6 +61,7 @@ impl Engine {
             sockets: sockets.to_owned(),
             sealing: Arc::default(),
             locks: Mutex::default(),
+            wal_marks: Mutex::default(),
         })
     }
 
@@ -101,6 +104,10 @@ impl Engine {
     pub(super) fn lock(&self, key: &BranchKey) -> Arc<Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(key.clone()).or_default())
+    }
+
+    pub(super) fn wal_marks(&self) -> MutexGuard<'_, HashMap<BranchKey, u64>> {
+        self.wal_marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn failed(&self, what: &str, errno: store::Errno) -> Error {

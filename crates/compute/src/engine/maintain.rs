@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use store::layer::directory_name;
@@ -43,9 +43,7 @@ impl Engine {
         let references = self.home.reference_counts();
         let mut usage = Usage { own_bytes: disk_usage(&self.directory(key)), shared_bytes: 0 };
         for entry in &manifest.entries {
-            let bytes = disk_usage(
-                &self.home.layers_path().join(directory_name(entry.layer).to_string_lossy().as_ref()),
-            );
+            let bytes = disk_usage(&self.layer_path(entry.layer));
             if references.get(&entry.layer).is_none_or(|count| *count <= 1) {
                 usage.own_bytes += bytes;
             } else {
@@ -72,79 +70,58 @@ impl Engine {
     }
 
     fn maintain_branch(&self, key: &BranchKey) -> Result<(), Error> {
+        let read = || format!("could not read the manifest of branch {key}");
+        let running = matches!(self.state(key)?, ComputeState::Running { .. });
+        let manifest = match self.home.manifest(key.as_str()) {
+            Ok(manifest) => manifest,
+            // Removed since the list was made.
+            Err(store::Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno).context(read),
+        };
+        // A cut that was given up may have left an empty layer above the one that is written to.
+        let sealed = manifest.entries.len().saturating_sub(if running { 2 } else { 1 });
+        for entry in &manifest.entries[..sealed] {
+            match self.seal(entry.layer) {
+                Ok(()) | Err(store::Errno::NOENT) => {}
+                Err(errno) => {
+                    let what = || format!("branch {key}: could not seal layer {:x}", entry.layer);
+                    return Err(errno).context(what);
+                }
+            }
+        }
+        for entry in &manifest.entries {
+            empty(&self.layer_path(entry.layer).join("trash"));
+        }
         let lock = self.lock(key);
         // A cut or start in progress comes first; the next round finds this branch again.
         let Ok(_guard) = lock.try_lock() else { return Ok(()) };
-        if !self.exists(key) {
+        if !running || !self.exists(key) {
             return Ok(());
         }
-        let running = matches!(self.state(key)?, ComputeState::Running { .. });
-        let manifest = self
-            .home
-            .manifest(key.as_str())
-            .context(|| format!("could not read the manifest of branch {key}"))?;
-        let sealed = manifest.entries.len().saturating_sub(if running { 2 } else { 1 });
-        for entry in &manifest.entries[..sealed] {
-            self.seal(entry.layer)
-                .context(|| format!("branch {key}: could not seal layer {:x}", entry.layer))?;
-        }
-        for entry in &manifest.entries {
-            let trash = self
-                .home
-                .layers_path()
-                .join(directory_name(entry.layer).to_string_lossy().as_ref())
-                .join("trash");
-            if trash.exists() {
-                empty(&trash);
-            }
-        }
-        if running { self.prune_wal(key) } else { Ok(()) }
+        let mark = self.stream_mark(key)?;
+        self.tend_wal(key, mark)
+    }
+
+    /// Highest WAL byte that the running compute has written; 0 for none yet.
+    fn stream_mark(&self, key: &BranchKey) -> Result<u64, Error> {
+        let what = || format!("could not open the gate of branch {key}");
+        let branch = self.home.open_branch(key.as_str()).context(what)?;
+        let gate = super::cut::open_gate(branch);
+        store::sys::close(branch);
+        Ok(gate.context(what)?.header().stream_mark.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    fn layer_path(&self, layer: u64) -> PathBuf {
+        self.home.layers_path().join(directory_name(layer).to_string_lossy().as_ref())
     }
 
     fn seal(&self, layer: u64) -> store::Result<()> {
-        let directory = self.home.layers_path().join(directory_name(layer).to_string_lossy().as_ref());
-        if directory.join("index").exists() {
+        if self.layer_path(layer).join("index").exists() {
             return Ok(());
         }
         let _one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         seal_layer(self.home.layers(), layer)
     }
-
-    /// Removes WAL segments older than the last redo location and every slot's restart location.
-    /// PostgreSQL itself keeps all (`wal_keep_size`): only we know what a cut still needs.
-    fn prune_wal(&self, key: &BranchKey) -> Result<(), Error> {
-        let size = self.record(key)?.wal_segment_size;
-        let mut keep = self.control_file(key)?.redo_lsn.0;
-        let data = self.data_directory(key);
-        for lsn in slot_positions(&data.join("pg_replslot")) {
-            keep = keep.min(lsn);
-        }
-        let pg_wal = data.join("pg_wal");
-        let what = || format!("could not list {}", pg_wal.display());
-        for entry in fs::read_dir(&pg_wal).context(what)? {
-            let entry = entry.context(what)?;
-            let name = [b"pg_wal/", entry.file_name().as_encoded_bytes()].concat();
-            let old = pgdata::class::wal_segment(&name, size).is_some_and(|segment| segment < keep / size);
-            if old {
-                fs::remove_file(entry.path())
-                    .context(|| format!("could not remove {}", entry.path().display()))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Restart locations of replication slots, from their state files (`ReplicationSlotOnDisk` in
-/// PostgreSQL's `slot.c`: 16 bytes of head, name 64, database, persistency, xmin, catalog xmin 4
-/// each, then the location).
-fn slot_positions(directory: &Path) -> Vec<u64> {
-    let Ok(slots) = fs::read_dir(directory) else { return Vec::new() };
-    let position = |slot: fs::DirEntry| {
-        let bytes = fs::read(slot.path().join("state")).ok()?;
-        bytes.get(96..104)?.try_into().ok().map(u64::from_le_bytes)
-    };
-    // A slot that does not read back keeps everything; 0 is a slot that reserves nothing yet.
-    slots.flatten().map(|slot| position(slot).unwrap_or(0)).collect()
 }
 
 fn empty(trash: &Path) {

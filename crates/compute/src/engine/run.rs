@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store::gate::{FLAG_FRESH, Gate};
 use store::sys;
 
+use super::create::{make_skeleton, write_file};
 use super::home::{Context, Engine};
 use super::{BranchKey, ComputeState, Error, StartOptions, StopMode};
 use crate::process;
@@ -21,6 +22,8 @@ const MAX_WAL_SIZE_MB: u32 = 256;
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Recovery replays at most some [`MAX_WAL_SIZE_MB`], but a slow disk may be busy.
 const START_LIMIT: Duration = Duration::from_secs(300);
+/// How long processes without a postmaster may take to end before a start is refused.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Starts the compute unless it runs already; returns the postmaster's pid once it accepts
@@ -33,7 +36,7 @@ impl Engine {
         self.must_exist(key)?;
         let lock = self.lock(key);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.state(key)? {
+        match self.settled_state(key)? {
             ComputeState::Running { pid } => return Ok(pid),
             ComputeState::Orphans { pids } => {
                 return Err(Error::Refused(
@@ -46,6 +49,8 @@ impl Engine {
             ComputeState::Stopped => {}
         }
         self.rebuild_layers(key)?;
+        // A power cut may have taken empty private directories, which nobody syncs.
+        make_skeleton(&self.directory(key))?;
         let data = self.data_directory(key);
         process::remove_stale_shared_memory(&data)
             .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))?;
@@ -55,6 +60,37 @@ impl Engine {
             self.clear_fresh(key)?;
         }
         Ok(pid)
+    }
+
+    /// The state once nothing is on its way: an engine that died may have left a postmaster that is
+    /// still recovering or shutting down, and processes that outlive theirs end in moments if they can.
+    fn settled_state(&self, key: &BranchKey) -> Result<ComputeState, Error> {
+        let data = self.data_directory(key);
+        let begin = Instant::now();
+        loop {
+            let state = self.state(key)?;
+            let limit = match state {
+                ComputeState::Stopped => return Ok(state),
+                ComputeState::Orphans { .. } => ORPHAN_LIMIT,
+                ComputeState::Running { .. } => START_LIMIT,
+            };
+            if matches!(state, ComputeState::Running { .. }) {
+                let file = process::PostmasterFile::read(&data)
+                    .context(|| format!("could not read postmaster.pid of branch {key}"))?;
+                if file.is_some_and(|file| file.ready) {
+                    return Ok(state);
+                }
+            }
+            if begin.elapsed() < limit {
+                std::thread::sleep(Duration::from_millis(2));
+            } else if let ComputeState::Running { pid } = state {
+                let why =
+                    format!("its postmaster {pid} does not accept connections; stop it, then try again");
+                return Err(Error::Refused(key.to_string(), why));
+            } else {
+                return Ok(state);
+            }
+        }
     }
 
     /// A new gate for a new incarnation; whether this is the first start of a child.
@@ -67,7 +103,7 @@ impl Engine {
         let marker = self.directory(key).join("started");
         let fresh = self.record(key)?.parent.is_some() && !marker.exists();
         if fresh {
-            fs::write(&marker, b"").context(|| format!("could not write {}", marker.display()))?;
+            write_file(&marker, b"")?;
         }
         let top = store::layer::Layer::open(self.home.layers(), manifest.top().layer).context(what)?;
         if let Some(arena) = top.arena() {
@@ -131,6 +167,12 @@ impl Engine {
         ];
         if let Some(caches) = self.make_cache_directory(key) {
             env.push(("ANABRANCH_SHIM_CACHE".into(), caches.into_os_string()));
+        }
+        // Whoever records or plants faults in us does so in our computes.
+        for name in [store::recorder::VARIABLE, store::fault::VARIABLE] {
+            if let Some(value) = std::env::var_os(name) {
+                env.push((name.into(), value));
+            }
         }
         let spec = process::SpawnSpec {
             server: server.clone(),
@@ -225,5 +267,12 @@ impl Engine {
 /// Values that we choose differently from PostgreSQL; the user's configuration files rank below the
 /// command line, so these are few.
 fn defaults() -> settings::Settings {
-    vec![("max_wal_size".to_owned(), format!("{MAX_WAL_SIZE_MB}MB"))]
+    [
+        ("max_wal_size", format!("{MAX_WAL_SIZE_MB}MB")),
+        // Dynamic shared memory comes from here first. Else its files, which lie on the disk where no
+        // session manager removes them, would be most of a fresh branch's bytes. Costs what is touched.
+        ("min_dynamic_shared_memory", "16MB".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
 }

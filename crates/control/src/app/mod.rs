@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use compute::engine::{BranchKey, Engine};
+use compute::engine::{BOOTSTRAP_ROLE, BranchKey, Engine};
 use compute::server::Server;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
@@ -27,6 +27,7 @@ use crate::error::{Error, Refusal};
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
+use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
@@ -111,6 +112,7 @@ impl Control {
         let owner = db.write(|tx| match settings::get(tx, settings::OWNER)? {
             Some(owner) => Ok(owner),
             None => {
+                check_owner(&settings.owner)?;
                 settings::set(tx, settings::OWNER, &settings.owner)?;
                 Ok(settings.owner.clone())
             }
@@ -154,10 +156,27 @@ impl Control {
             .map_err(|error| Error::Internal(format!("a task ended early: {error}")))?
     }
 
+    /// Waits for work on an operation, but not for ever: the work goes on when the caller has no more
+    /// patience, or is gone.
+    pub(crate) async fn wait_patiently(work: tokio::task::JoinHandle<Result<(), Error>>) {
+        match tokio::time::timeout(PATIENCE, work).await {
+            Ok(Ok(Err(error))) => {
+                tracing::error!(%error, "an operation is not finished; it will be tried again")
+            }
+            Ok(Err(error)) => tracing::error!(%error, "an operation ended early; it will be tried again"),
+            Ok(Ok(Ok(()))) | Err(_) => {}
+        }
+    }
+
     /// Claims a branch or project; none if another task works on it.
     pub(crate) fn claim(self: &Arc<Self>, uid: &str) -> Option<Claim> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.insert(uid.to_owned()).then(|| Claim { control: Arc::clone(self), uid: uid.to_owned() })
+    }
+
+    /// Claims what has no row yet.
+    pub(crate) fn claim_new(self: &Arc<Self>, uid: &str) -> Result<Claim, Error> {
+        self.claim(uid).ok_or_else(|| Error::Internal(format!("{uid} was handed out twice")))
     }
 
     /// Claims a branch or project as soon as nobody else works on it.
@@ -248,6 +267,17 @@ impl Control {
     }
 }
 
+/// The owner is a role in every branch, so the name must be one that PostgreSQL takes as it is.
+fn check_owner(name: &str) -> Result<(), Error> {
+    let reserved =
+        name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name);
+    if name.is_empty() || name.len() > 63 || name.contains('\0') || reserved {
+        return Err(Error::invalid(format!("\"{name}\" cannot be the owner's name"))
+            .with_hint("give an e-mail address of at most 63 bytes with --owner"));
+    }
+    Ok(())
+}
+
 /// The engine's name for a branch's data.
 pub(crate) fn key_of(branch: &str) -> Result<BranchKey, Error> {
     BranchKey::new(branch).map_err(|text| Error::Internal(format!("{text:?} is no branch uid")))
@@ -260,4 +290,19 @@ pub(crate) fn not_found(noun: &str) -> Error {
 
 fn no_randomness(source: std::io::Error) -> Error {
     Error::io("cannot read random bytes", source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_owner;
+
+    #[test]
+    fn an_owner_must_fit_a_role() {
+        for good in ["ana@example.org", "nobody@localhost", &"a".repeat(63)] {
+            assert!(check_owner(good).is_ok(), "{good}");
+        }
+        for bad in ["", "anabranch", "databricks_superuser", "pg_monitor", "public", &"a".repeat(64)] {
+            assert!(check_owner(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::endpoints::{UpdateCompute, check_compute};
-use super::{Control, PATIENCE, key_of, not_found};
+use super::{Claim, Control, key_of, not_found};
 use crate::db::{branches, endpoints, operations, projects};
 use crate::error::{Error, Refusal};
 use crate::keys::Secrets;
@@ -48,6 +48,7 @@ struct Plan {
     project: Project,
     branch: Branch,
     operation: Operation,
+    claim: Claim,
 }
 
 impl Control {
@@ -70,13 +71,11 @@ impl Control {
         let operation = plan.operation.uid.clone();
         let resource = plan.operation.resource.clone();
         let control = Arc::clone(self);
-        let claim = self.claim(&plan.project.uid);
         let work = tokio::spawn(async move {
-            let _claim = claim;
+            let _claim = plan.claim;
             control.make_project(&plan.project, &plan.branch).await
         });
-        // The work goes on when the caller has no more patience, or is gone.
-        let _ = tokio::time::timeout(PATIENCE, work).await;
+        Control::wait_patiently(work).await;
         self.operation_row(resource, operation).await
     }
 
@@ -87,6 +86,9 @@ impl Control {
         branch: &Branch,
     ) -> Result<(), Error> {
         let made = self.make_root(project, branch).await;
+        if made.is_err() {
+            self.close_endpoints(&branch.uid).await?;
+        }
         let (project, branch) = (project.clone(), branch.clone());
         self.blocking(move |control| match made {
             Ok(()) => control.db.write(|tx| {
@@ -122,7 +124,7 @@ impl Control {
         self.open_endpoints(&branch.uid).await
     }
 
-    fn plan_project(&self, principal: &Principal, request: NewProject) -> Result<Plan, Error> {
+    fn plan_project(self: &Arc<Self>, principal: &Principal, request: NewProject) -> Result<Plan, Error> {
         check_id("project_id", &request.id)?;
         let compute = check_compute(ComputeSettings::default(), request.compute)?;
         let display_name = request.display_name.unwrap_or_else(|| request.id.clone());
@@ -179,6 +181,8 @@ impl Control {
         let resource = format!("projects/{}", project.id);
         let operation =
             self.new_operation(principal, Verb::Create, Kind::Project, &resource, &project.uid)?;
+        // Before the row is there to be seen: the reconciler takes up what nobody works on.
+        let claim = self.claim_new(&project.uid)?;
         // Keys before rows: a key without a row is swept up, a row without a key would be lost.
         self.keys.write(&branch.uid, &[self.new_secrets(self.owner())?])?;
         self.db.write(|tx| {
@@ -194,7 +198,7 @@ impl Control {
             endpoints::insert(tx, &endpoint)?;
             operations::insert(tx, &operation)
         })?;
-        Ok(Plan { project, branch, operation })
+        Ok(Plan { project, branch, operation, claim })
     }
 
     /// The endpoint that every branch begins with.

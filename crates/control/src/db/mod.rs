@@ -47,11 +47,20 @@ impl Db {
     /// # Errors
     /// Those of `work`, or the commit failed.
     pub fn write<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Error>) -> Result<T, Error> {
+        in_transaction(&mut self.lock(), work)
+    }
+
+    /// As [`Db::write`], but the change need not survive a power failure before the next
+    /// [`Db::write`], which makes it durable too. For intent that is taken back when it is lost.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub fn write_soon<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Error>) -> Result<T, Error> {
         let mut connection = self.lock();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = work(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
+        connection.pragma_update(None, "synchronous", "normal")?;
+        let outcome = in_transaction(&mut connection, work);
+        connection.pragma_update(None, "synchronous", "full")?;
+        outcome
     }
 
     /// Runs `work` on one state of the database.
@@ -66,6 +75,16 @@ impl Db {
         // A panic while holding the lock rolled its transaction back, so the connection is sound.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn in_transaction<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = work(&transaction)?;
+    transaction.commit()?;
+    Ok(value)
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {

@@ -55,7 +55,8 @@ shared_struct! {
         pub sync_errno: AtomicU32,
         /// Process that syncs, and its start time.
         pub syncer_pid: AtomicU32,
-        reserved: AtomicU32,
+        /// Not 0 once a name of this layer's own was taken away.
+        pub removals: AtomicU32,
         /// Start time of the syncer in ticks since boot.
         pub syncer_start: AtomicU64,
         boot: [AtomicU64; 5],
@@ -76,7 +77,9 @@ shared_struct! {
         path_length: AtomicU32,
         /// Floor that the map log last recorded.
         logged_floor: AtomicU64,
-        reserved: [AtomicU64; 4],
+        /// Syncs of the file that have begun; one whose process died counts for ever.
+        pub syncing: AtomicU64,
+        reserved: [AtomicU64; 3],
         path: [AtomicU64; 16],
     }
 }
@@ -203,6 +206,24 @@ impl Arena {
         sys::fallocate(self.fd, 0, (HEADER + id as usize * RECORD) as u64, RECORD as u64)?;
         self.fill(id, path, flags, floor);
         Ok(())
+    }
+
+    /// Leaves out the record numbers below `next`: the map log speaks of files that had them.
+    pub fn skip_to(&self, next: u32) -> Result<()> {
+        if next as usize > RECORDS {
+            return Err(Errno::DAMAGED);
+        }
+        sys::fallocate(self.fd, 0, HEADER as u64, next as u64 * RECORD as u64)?;
+        self.header().records.fetch_max(next, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Whether the file has bytes, or a floor, that no finished sync has covered.
+    pub fn is_unsynced(&self, id: u32) -> bool {
+        let record = self.record(id);
+        record.flags.load(Ordering::Acquire) & DIRTY != 0
+            || record.syncing.load(Ordering::Acquire) != 0
+            || self.floor_unlogged(id)
     }
 
     /// The path of a record.

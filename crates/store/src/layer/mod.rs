@@ -84,7 +84,10 @@ impl Layer {
         let dir = sys::openat(layers, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
         sys::mkdirat(dir, c"f", 0o700)?;
         let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
-        let arena = sys::openat(dir, c"arena", O_RDWR | sys::O_CREAT | sys::O_EXCL | O_CLOEXEC, 0o600)?;
+        let fresh = O_RDWR | sys::O_CREAT | sys::O_EXCL | O_CLOEXEC;
+        // Here already, so that its name is durable with the layer's.
+        sys::openat(dir, c"log", fresh, 0o600).map(sys::close)?;
+        let arena = sys::openat(dir, c"arena", fresh, 0o600)?;
         Ok(Layer { id, dir, files, body: Body::Arena(Arena::create(arena)?) })
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::errno::{Errno, Result};
+use crate::fault::{Fault, planted};
 use crate::layer::arena::{self, Arena, MAX_BLOCKS, SyncState};
 use crate::layer::entry::{self, Entry};
 use crate::layer::index::Builder;
@@ -19,32 +20,50 @@ pub type Snapshot = [u64; (MAX_BLOCKS / 64) as usize];
 /// Syncs one file of a layer and then records in the map log which blocks that made durable.
 ///
 /// The order is the rule: bits are taken first, data synced next, the log last; so the log never
-/// names a block whose data might be lost. `fd` may be any descriptor of the file.
+/// names a block whose data might be lost. `fd` may be any descriptor of the file. Until the end the
+/// file counts as being synced: who seals the layer meanwhile must not take its bytes for durable.
 pub fn sync_file(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode: bool) -> Result<()> {
-    let flags = &arena.record(record).flags;
-    flags.fetch_and(!arena::DIRTY, Ordering::AcqRel);
+    let state = arena.record(record);
+    state.syncing.fetch_add(1, Ordering::AcqRel);
+    state.flags.fetch_and(!arena::DIRTY, Ordering::AcqRel);
+    let synced = sync_counted(layer, arena, record, fd, whole_inode);
+    if let Err(errno) = synced {
+        arena.poison(errno);
+        state.flags.fetch_or(arena::DIRTY, Ordering::AcqRel);
+    }
+    state.syncing.fetch_sub(1, Ordering::AcqRel);
+    synced
+}
+
+fn sync_counted(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode: bool) -> Result<()> {
+    let flags = arena.record(record).flags.load(Ordering::Acquire);
     let mut snapshot: Box<Snapshot> = Box::new([0; (MAX_BLOCKS / 64) as usize]);
-    let overlay = flags.load(Ordering::Acquire) & arena::OVERLAY != 0;
     let floor = arena.record(record).floor.load(Ordering::Acquire);
-    let news = overlay && (arena.unlogged(record, &mut snapshot) || arena.floor_unlogged(record));
-    if whole_inode {
-        sys::fsync(fd)?
-    } else {
-        sys::fdatasync(fd)?
+    let news = flags & arena::OVERLAY != 0
+        && (arena.unlogged(record, &mut snapshot) || arena.floor_unlogged(record));
+    // A new file's entry is an attribute, which `fdatasync` does not cover.
+    let whole_inode = whole_inode || flags & arena::NAMED == 0;
+    let sync = || if whole_inode { sys::fsync(fd) } else { sys::fdatasync(fd) };
+    if news && planted(Fault::LogBeforeData) {
+        log_blocks(layer, arena, record, floor, &snapshot)?;
+        return sync();
     }
-    if news {
-        let flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC;
-        let log = sys::openat(layer.dir, c"log", flags, 0o600)?;
-        let fresh = sys::size(log) == Ok(0);
-        let logged = log::append(log, record, floor, &snapshot).and_then(|()| sys::fdatasync(log));
-        sys::close(log);
-        logged?;
-        if fresh {
-            sys::fsync(layer.dir)?;
-        }
-        arena.set_logged(record, &snapshot);
-        arena.set_logged_floor(record, floor);
-    }
+    sync()?;
+    if news { log_blocks(layer, arena, record, floor, &snapshot) } else { Ok(()) }
+}
+
+fn log_blocks(layer: &Layer, arena: &Arena, record: u32, floor: u64, snapshot: &Snapshot) -> Result<()> {
+    let log = match sys::openat(layer.dir, c"log", O_RDWR | O_APPEND | O_CLOEXEC, 0) {
+        Ok(log) => log,
+        // Sealed meanwhile: the index has what the log would say.
+        Err(Errno::NOENT) if sys::fstatat(layer.dir, c"index", 0).is_ok() => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let logged = log::append(log, record, floor, snapshot).and_then(|()| sys::fdatasync(log));
+    sys::close(log);
+    logged?;
+    arena.set_logged(record, snapshot);
+    arena.set_logged_floor(record, floor);
     Ok(())
 }
 
@@ -59,6 +78,9 @@ pub fn sync_directories(layer: &Layer, path: &RelPath) -> Result<()> {
 }
 
 fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
+    if planted(Fault::DirectoriesUnsynced) {
+        return Ok(());
+    }
     match sys::openat(files, directory.as_cstr(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) {
         Ok(fd) => {
             let synced = sys::fsync(fd);
@@ -131,6 +153,9 @@ fn finish(arena: &Arena, result: Result<()>) -> Result<()> {
 }
 
 fn sync_everything(layer: &Layer, arena: &Arena) -> Result<()> {
+    if planted(Fault::SealedUnsynced) {
+        return Ok(());
+    }
     let mut directories: BTreeSet<Vec<u8>> = BTreeSet::new();
     for record in 0..arena.records() {
         let flags = arena.record(record).flags.load(Ordering::Acquire);
@@ -145,11 +170,12 @@ fn sync_everything(layer: &Layer, arena: &Arena) -> Result<()> {
                 directories.insert(directory.as_bytes().to_vec());
             }
         }
-        if flags & arena::DIRTY != 0 || arena.floor_unlogged(record) {
+        if arena.is_unsynced(record) {
             sync_record(layer, arena, record, &path)?;
         }
     }
-    if arena.header().whiteouts.load(Ordering::Acquire) > 0 {
+    let header = arena.header();
+    if header.whiteouts.load(Ordering::Acquire) > 0 || header.removals.load(Ordering::Acquire) > 0 {
         add_all_directories(layer.files, &RelPath::ROOT, &mut directories)?;
     }
     for directory in &directories {
@@ -283,13 +309,25 @@ fn rebuild_in(dir: Fd) -> Result<()> {
     let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
     let fd = sys::openat(dir, c"arena.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
     let arena = Arena::create(fd)?;
-    let restored = restore_directory(files, &arena, &RelPath::ROOT).and_then(|()| replay(dir, &arena));
+    let mut lengths = Vec::new();
+    let restored =
+        restore_directory(files, &arena, &RelPath::ROOT, &mut lengths).and_then(|()| replay(dir, &arena));
     sys::close(files);
     restored?;
+    // A file that is shorter than its floor was cut, and only that reached the disk. What was cut off
+    // must not show should the file grow back; the log has yet to say so.
+    for (record, length) in lengths {
+        arena.record(record).floor.fetch_min(length, Ordering::AcqRel);
+    }
     sys::renameat(dir, c"arena.new", dir, c"arena")
 }
 
-fn restore_directory(files: Fd, arena: &Arena, at: &RelPath) -> Result<()> {
+fn restore_directory(
+    files: Fd,
+    arena: &Arena,
+    at: &RelPath,
+    lengths: &mut Vec<(u32, u64)>,
+) -> Result<()> {
     let mut names = Vec::new();
     list_native(files, at, &mut |name, kind| {
         names.push((at.join(name)?, kind));
@@ -297,28 +335,30 @@ fn restore_directory(files: Fd, arena: &Arena, at: &RelPath) -> Result<()> {
     })?;
     for (path, kind) in names {
         match kind {
-            Kind::Directory => restore_directory(files, arena, &path)?,
+            Kind::Directory => restore_directory(files, arena, &path, lengths)?,
             Kind::Whiteout => {
                 if hidden_name(path.name()).is_some() {
                     arena.header().whiteouts.fetch_add(1, Ordering::AcqRel);
                 }
             }
-            _ => restore_file(files, arena, &path)?,
+            _ => restore_file(files, arena, &path, lengths)?,
         }
     }
     Ok(())
 }
 
-fn restore_file(files: Fd, arena: &Arena, path: &RelPath) -> Result<()> {
+fn restore_file(files: Fd, arena: &Arena, path: &RelPath, lengths: &mut Vec<(u32, u64)>) -> Result<()> {
     let fd = sys::openat(files, path.as_cstr(), O_RDONLY | O_CLOEXEC, 0)?;
-    let entry = Entry::load(fd);
+    let described = Entry::load(fd).and_then(|entry| Ok((entry, sys::size(fd)?)));
     sys::close(fd);
-    match entry? {
+    let (entry, length) = described?;
+    match entry {
         None => sys::unlinkat(files, path.as_cstr(), 0),
         Some(Entry { kind: entry::Kind::Complete, record, .. }) => {
             arena.restore(record, path, arena::NAMED, 0)
         }
         Some(Entry { kind: entry::Kind::Overlay, record, floor }) => {
+            lengths.push((record, length));
             arena.restore(record, path, arena::OVERLAY | arena::NAMED, floor)
         }
     }
@@ -334,6 +374,10 @@ fn replay(dir: Fd, arena: &Arena) -> Result<()> {
     let filled = sys::pread_full(fd, &mut bytes, 0);
     sys::close(fd);
     for logged in log::read(&bytes[..filled?]) {
+        // A later file under this number would be taken for the one that is logged here.
+        if logged.file >= arena.records() {
+            arena.skip_to(logged.file.saturating_add(1))?;
+        }
         let live = logged.file < arena.records()
             && arena.record(logged.file).flags.load(Ordering::Acquire) & arena::OVERLAY != 0;
         if !live {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::branch_id;
 use crate::context::Global;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// Branches made by people vanish after a week unless they say otherwise: forgotten ones cost space.
@@ -53,7 +53,9 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         expiry: expiry(&args),
         is_protected: args.protected,
     };
-    let branch = client.create_branch(&new).await?;
+    // What may be missing here is the parent, or the project.
+    let parent = new.source.as_deref().unwrap_or_default();
+    let branch = client.create_branch(&new).await.map_err(|error| about(error, &project, parent))?;
     let durable = begin.elapsed();
     if !args.no_wait {
         client.wake(&project, &branch.branch_id).await?;

@@ -2,7 +2,7 @@ use client::Branch;
 use jiff::Timestamp;
 
 use crate::context::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// List branches
@@ -19,7 +19,7 @@ pub struct Args {
 pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let client = global.client()?;
     let project = global.project(&client).await?;
-    let branches = client.branches(&project).await?;
+    let branches = client.branches(&project).await.map_err(|error| about(error, &project, ""))?;
     if args.json {
         return output::json(&branches);
     }

@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod list;
 mod show;
+mod undelete;
 
 use control::names::normalise;
 
@@ -17,6 +18,7 @@ pub enum Command {
     List(list::Args),
     Show(show::Args),
     Delete(delete::Args),
+    Undelete(undelete::Args),
 }
 
 pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -25,6 +27,7 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::List(args) => list::run(global, args).await,
         Command::Show(args) => show::run(global, args).await,
         Command::Delete(args) => delete::run(global, args).await,
+        Command::Undelete(args) => undelete::run(global, args).await,
     }
 }
 

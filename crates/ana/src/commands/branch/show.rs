@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::branch_id;
 use crate::context::Global;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// Show a branch
@@ -20,7 +20,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let client = global.client()?;
     let project = global.project(&client).await?;
     let id = branch_id(&args.name);
-    let branch = client.branch(&project, &id).await?;
+    let branch = client.branch(&project, &id).await.map_err(|error| about(error, &project, &id))?;
     let endpoints = client.endpoints(&project, &id).await?;
     let usage = client.usage(&project, &id).await?;
     if args.json {

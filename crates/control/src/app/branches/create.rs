@@ -1,6 +1,7 @@
 //! A new branch: intent, cut, address, record.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use compute::engine::CutInfo;
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use rusqlite::Transaction;
 
 use super::{NewBranch, UpdateBranch, branch_name};
 use crate::app::projects::{failure, live_project};
-use crate::app::{Control, PATIENCE, key_of, not_found};
+use crate::app::{Claim, Control, key_of, not_found};
 use crate::db::{branches, endpoints, operations};
 use crate::error::{Error, Refusal};
 use crate::keys::Secrets;
@@ -19,6 +20,9 @@ struct Plan {
     parent: Branch,
     branch: Branch,
     operation: Operation,
+    /// Keys that the branch may answer to, the wanted ones first.
+    candidates: Vec<Secrets>,
+    claim: Claim,
 }
 
 impl Control {
@@ -47,12 +51,8 @@ impl Control {
         let operation = plan.operation.uid.clone();
         let resource = plan.operation.resource.clone();
         let control = Arc::clone(self);
-        let claim = self.claim(&plan.branch.uid);
-        let work = tokio::spawn(async move {
-            let _claim = claim;
-            control.make_branch(plan.parent, plan.branch).await
-        });
-        let _ = tokio::time::timeout(PATIENCE, work).await;
+        let work = tokio::spawn(async move { control.make_branch(plan).await });
+        Control::wait_patiently(work).await;
         self.operation_row(resource, operation).await
     }
 
@@ -67,7 +67,7 @@ impl Control {
         .await
     }
 
-    fn plan_branch(&self, principal: &Principal, request: NewBranch) -> Result<Plan, Error> {
+    fn plan_branch(self: &Arc<Self>, principal: &Principal, request: NewBranch) -> Result<Plan, Error> {
         check_id("branch_id", &request.id)?;
         let now = self.clock.now();
         let expire_time = request.expiry.resolve(now)?;
@@ -75,8 +75,10 @@ impl Control {
             return Err(Error::invalid("a protected branch cannot have an expiration time"));
         }
         let uid = self.new_uid("br")?;
+        // Before the row is there to be seen: the reconciler takes back what nobody works on.
+        let claim = self.claim_new(&uid)?;
         let fresh = self.new_secrets(self.owner())?;
-        let plan = self.db.write(|tx| {
+        self.db.write_soon(|tx| {
             let project = live_project(tx, &request.project)?;
             let parent = self.parent_of(tx, &project, request.source.as_deref())?;
             self.check_name_is_free(tx, &project, &request)?;
@@ -108,12 +110,9 @@ impl Control {
             branches::insert(tx, &branch)?;
             endpoints::insert(tx, &self.new_primary(&project, &branch)?)?;
             operations::insert(tx, &operation)?;
-            // Inside the transaction: without keys there is no row, and a key alone is swept up.
-            let inherited = self.keys.read(&parent.uid)?;
-            self.keys.write(&branch.uid, &with_inherited(fresh, inherited))?;
-            Ok(Plan { parent, branch, operation })
-        })?;
-        Ok(plan)
+            let candidates = with_inherited(fresh, self.keys.read(&parent.uid)?);
+            Ok(Plan { parent, branch, operation, candidates, claim })
+        })
     }
 
     fn parent_of(&self, tx: &Transaction, project: &Project, id: Option<&str>) -> Result<Branch, Error> {
@@ -145,25 +144,36 @@ impl Control {
         )))
     }
 
-    /// Carries out what a `creating` row asks for, or takes it back.
-    async fn make_branch(self: &Arc<Self>, parent: Branch, branch: Branch) -> Result<(), Error> {
-        let parent_key = key_of(&parent.uid)?;
-        let child_key = key_of(&branch.uid)?;
-        let cut = {
-            let branch = branch.uid.clone();
-            self.blocking(move |control| {
-                let cut = control.engine.create_child(&parent_key, &child_key)?;
-                control.keep_later_keys(parent_key.as_str(), &branch)?;
-                Ok(cut)
-            })
-            .await
+    /// Carries out what a `creating` row asks for, or takes it back. What must reach the disk goes
+    /// there side by side; the row that says "ready" comes last.
+    async fn make_branch(self: &Arc<Self>, plan: Plan) -> Result<(), Error> {
+        let begin = Instant::now();
+        let Plan { parent, branch, candidates, claim: _claim, .. } = plan;
+        let (cut, keys, address) = tokio::join!(
+            self.cut(&parent.uid, &branch.uid),
+            self.write_keys(&branch.uid, candidates.clone()),
+            self.open_endpoints(&branch.uid),
+        );
+        let made = match (cut, keys, address) {
+            (Ok(cut), Ok(()), Ok(())) => Ok(cut),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => Err(error),
         };
-        let made = match cut {
-            Ok(cut) => self.open_endpoints(&branch.uid).await.map(|()| cut),
-            Err(error) => Err(error),
-        };
+        let milliseconds = begin.elapsed().as_millis() as u64;
+        if made.is_err() {
+            self.close_endpoints(&branch.uid).await?;
+        }
         self.blocking(move |control| match made {
-            Ok(cut) => control.settle_branch(branch, Some(&cut)),
+            Ok(cut) => {
+                tracing::info!(
+                    branch = branch.uid,
+                    name = branch.id,
+                    milliseconds,
+                    cut.closed_us,
+                    "branch made"
+                );
+                control.keep_later_keys(&parent.uid, &branch.uid, candidates)?;
+                control.settle_branch(branch, Some(&cut))
+            }
             Err(error) => {
                 tracing::error!(branch = branch.uid, %error, "branch could not be made");
                 control.undo_branch(&branch, &failure(&error))
@@ -172,20 +182,26 @@ impl Control {
         .await
     }
 
+    async fn cut(self: &Arc<Self>, parent: &str, branch: &str) -> Result<CutInfo, Error> {
+        let (parent, child) = (key_of(parent)?, key_of(branch)?);
+        self.blocking(move |control| Ok(control.engine.create_child(&parent, &child)?)).await
+    }
+
+    async fn write_keys(self: &Arc<Self>, branch: &str, candidates: Vec<Secrets>) -> Result<(), Error> {
+        let branch = branch.to_owned();
+        self.blocking(move |control| control.keys.write(&branch, &candidates)).await
+    }
+
     /// The parent may have changed its keys between our reading them and the cut: the child's data
     /// then answers to the later ones.
-    fn keep_later_keys(&self, parent: &str, branch: &str) -> Result<(), Error> {
-        let mut candidates = self.keys.read(branch)?;
+    fn keep_later_keys(&self, parent: &str, branch: &str, mut candidates: Vec<Secrets>) -> Result<(), Error> {
         let before = candidates.len();
         for later in self.keys.read(parent)? {
             if !candidates.contains(&later) {
                 candidates.push(later);
             }
         }
-        if candidates.len() > before {
-            self.keys.write(branch, &candidates)?;
-        }
-        Ok(())
+        if candidates.len() > before { self.keys.write(branch, &candidates) } else { Ok(()) }
     }
 
     /// Notes that a branch is whole.

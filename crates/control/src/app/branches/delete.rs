@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{RemoveBranch, branch_name};
 use crate::app::expiry::purge_time;
 use crate::app::projects::live_project;
-use crate::app::{Control, PATIENCE, not_found};
+use crate::app::{Control, not_found};
 use crate::db::{branches, operations, projects};
 use crate::error::{Error, Refusal};
 use crate::model::{Branch, Kind, Operation, Outcome, Principal, Project, State, Verb};
@@ -115,11 +115,7 @@ impl Control {
             }
             control.finish_delete(target).await
         });
-        match tokio::time::timeout(PATIENCE, work).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "a delete is not finished; it will be tried again"),
-            Ok(Err(error)) => tracing::error!(%error, "a delete ended early; it will be tried again"),
-            Ok(Ok(Ok(()))) | Err(_) => {}
-        }
+        Control::wait_patiently(work).await;
         self.operation_row(operation.resource, operation.uid).await
     }
 

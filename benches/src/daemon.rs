@@ -1,0 +1,161 @@
+//! Branches behind a daemon: what a user of the API sees.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use client::{Client, Expiry, NewBranch};
+use compute::server::Server;
+use tokio::runtime::Handle;
+
+use crate::failure::{Context, Failure, Result};
+use crate::ground::Ground;
+use crate::raw::CutFacts;
+use crate::session::Target;
+use crate::site::Site;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// The branch that every new project has.
+const PRODUCTION: &str = "production";
+
+/// A daemon of this run's own; ended, with its computes, when dropped.
+pub struct Daemon {
+    process: Child,
+    client: Client,
+    runtime: Handle,
+    home: PathBuf,
+    /// Project and branch behind each name.
+    names: Mutex<HashMap<String, (String, String)>>,
+}
+
+impl Daemon {
+    /// Starts `program serve` on an empty home.
+    pub fn start(program: &Path, ground: &Ground, server: &Server, runtime: &Handle) -> Result<Daemon> {
+        let home = ground.make("daemon")?;
+        let sockets = ground.make("x")?;
+        restrict(&sockets)?;
+        let log =
+            std::fs::File::create(ground.path().join("daemon.log")).context("making the daemon's log")?;
+        let errors = log.try_clone().context("making the daemon's log")?;
+        let process = Command::new(program)
+            .arg("--home")
+            .arg(&home)
+            .args(["serve", "--http-port=0", "--pg-port=0", "--owner=bench@localhost", "--pg-bin"])
+            .arg(&server.bin_dir)
+            .env("XDG_RUNTIME_DIR", &sockets)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .context(format!("starting {}", program.display()))?;
+        let client = Client::new(Path::new("/nonexistent"));
+        let names = Mutex::default();
+        let mut daemon = Daemon { process, client, runtime: runtime.clone(), home, names };
+        daemon.await_answer(&sockets)?;
+        Ok(daemon)
+    }
+
+    fn await_answer(&mut self, sockets: &Path) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(socket) = find_socket(&sockets.join("anabranch")) {
+                self.client = Client::new(&socket);
+                if self.runtime.block_on(self.client.status()).is_ok() {
+                    return Ok(());
+                }
+            }
+            let ended = self.process.try_wait().context("waiting for the daemon")?;
+            if ended.is_some() || Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.home.with_file_name("daemon.log")).unwrap_or_default();
+                return Err(Failure(format!("the daemon did not come up: {}", log.trim())));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn place(&self, name: &str) -> Result<(String, String)> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(name).cloned().ok_or_else(|| Failure(format!("there is no branch {name}")))
+    }
+
+    fn remember(&self, name: &str, project: &str, branch: &str) {
+        let place = (project.to_owned(), branch.to_owned());
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), place);
+    }
+}
+
+/// The daemon refuses a session directory that others may write in.
+fn restrict(directory: &Path) -> Result<()> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(directory, mode).context(format!("restricting {}", directory.display()))
+}
+
+fn find_socket(base: &Path) -> Option<PathBuf> {
+    let homes = std::fs::read_dir(base).ok()?.flatten();
+    homes.map(|home| home.path().join("api.sock")).find(|socket| socket.exists())
+}
+
+impl Site for Daemon {
+    fn through(&self) -> &'static str {
+        "daemon"
+    }
+
+    fn create_root(&self, name: &str) -> Result<Target> {
+        self.runtime.block_on(self.client.create_project(name, None))?;
+        self.remember(name, name, PRODUCTION);
+        self.wake(name)
+    }
+
+    fn create(&self, parent: &str, child: &str) -> Result<()> {
+        let (project, source) = self.place(parent)?;
+        let new = NewBranch {
+            project: project.clone(),
+            id: child.to_owned(),
+            given_name: None,
+            source: Some(source),
+            expiry: Expiry::Never,
+            is_protected: false,
+        };
+        self.runtime.block_on(self.client.create_branch(&new))?;
+        self.remember(child, &project, child);
+        Ok(())
+    }
+
+    fn wake(&self, branch: &str) -> Result<Target> {
+        let (project, branch) = self.place(branch)?;
+        let connection = self.runtime.block_on(self.client.connection(&project, &branch, true))?;
+        Ok(Target {
+            host: connection.host,
+            port: connection.port,
+            role: connection.role,
+            password: connection.password.unwrap_or_default(),
+            database: connection.database,
+        })
+    }
+
+    fn delete(&self, branch: &str) -> Result<()> {
+        let (project, id) = self.place(branch)?;
+        self.runtime.block_on(self.client.delete_branch(&project, &id, true, true))?;
+        Ok(())
+    }
+
+    fn cut(&self, _child: &str) -> Result<Option<CutFacts>> {
+        Ok(None)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ends its computes too; a second try would only wait longer.
+        let asked = compute::os::kill(self.process.id().cast_signed(), libc::SIGTERM);
+        if asked.is_err() || self.process.wait().is_err() {
+            eprintln!("warning: the daemon (pid {}) could not be ended", self.process.id());
+        }
+        for name in ["daemon", "x"] {
+            let _ = std::fs::remove_dir_all(self.home.with_file_name(name));
+        }
+    }
+}

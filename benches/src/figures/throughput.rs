@@ -1,0 +1,221 @@
+//! TPC-B and select-only on branches and on plain PostgreSQL.
+//!
+//! Four variants, side by side, all of the same build on the same disk with the same `max_wal_size`,
+//! `shared_buffers` and checksums:
+//! `plain` (its defaults for WAL recycling, zeroing and segment size), `plain, our settings`
+//! (without the preload library, so that the price of the settings shows), `root` (a branch never
+//! cut) and `child` (a branch of another one, whose data lies below).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{LOAD_CLIENTS, distinct};
+use crate::bench::Bench;
+use crate::failure::Result;
+use crate::ground;
+use crate::home::Home;
+use crate::load::{self, Job, Kind};
+use crate::plain::{Plain, Setup, Shared};
+use crate::plan::rotated;
+use crate::process_time::ServerTime;
+use crate::raw::{Line, Throughput};
+use crate::session::Target;
+use crate::site::Site;
+use crate::statistics::{Summary, median, summary};
+use crate::table::Table;
+
+const PLAIN: &str = "plain";
+const OURS: &str = "plain, our settings";
+const ROOT: &str = "root";
+const CHILD: &str = "child";
+
+struct Variant {
+    name: &'static str,
+    target: Target,
+    data_dir: PathBuf,
+}
+
+/// Measures.
+pub fn measure(bench: &Bench) -> Result<()> {
+    let home = bench.home()?;
+    let (root, shared) = make_root(bench, &home)?;
+    let child = make_child(bench, &home)?;
+    let plain = make_plain(bench, "plain", &Setup::Defaults, &shared)?;
+    let ours = make_plain(bench, "ours", &Setup::As(home.data_dir("root")), &shared)?;
+    let variants = [
+        Variant { name: PLAIN, target: plain.target(), data_dir: plain.data_dir() },
+        Variant { name: OURS, target: ours.target(), data_dir: ours.data_dir() },
+        Variant { name: ROOT, target: root, data_dir: home.data_dir("root") },
+        Variant { name: CHILD, target: child, data_dir: home.data_dir("child") },
+    ];
+    for variant in &variants {
+        eprintln!("throughput: warming {}", variant.name);
+        run(bench, variant, Kind::Select, LOAD_CLIENTS, bench.plan.warm_up)?;
+        run(bench, variant, Kind::Tpcb, LOAD_CLIENTS, bench.plan.warm_up)?;
+    }
+    for round in 0..bench.plan.rounds {
+        for (kind, length) in [(Kind::Tpcb, bench.plan.tpcb), (Kind::Select, bench.plan.select)] {
+            for clients in [1, LOAD_CLIENTS] {
+                for place in rotated(variants.len(), round) {
+                    let variant = &variants[place];
+                    let line = run(bench, variant, kind, clients, length)?;
+                    let line = Throughput { round, ..line };
+                    eprintln!(
+                        "throughput: round {round}, {} with {clients} clients on {}: {:.0}/s",
+                        line.load, line.variant, line.per_second
+                    );
+                    bench.keep(Line::Throughput(line))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_root(bench: &Bench, home: &Home) -> Result<(Target, Shared)> {
+    eprintln!("throughput: making the root, scale {}", bench.plan.scale);
+    let target = home.create_root("root")?;
+    let session = bench.connect(&target)?;
+    load::fill(&session, bench.plan.scale)?;
+    Ok((target, Shared::of(&session)?))
+}
+
+/// A branch of a parent of its own, so that the root stays one that was never cut.
+fn make_child(bench: &Bench, home: &Home) -> Result<Target> {
+    eprintln!("throughput: making the child");
+    load::fill(&bench.connect(&home.create_root("below")?)?, bench.plan.scale)?;
+    home.create("below", "child")?;
+    home.stop("below")?;
+    home.start("child")
+}
+
+fn make_plain(bench: &Bench, name: &str, setup: &Setup, shared: &Shared) -> Result<Plain> {
+    eprintln!("throughput: making {name}");
+    let plain = Plain::new(&bench.ground, name, &bench.server, setup, shared)?;
+    let session = bench.connect(&plain.target())?;
+    plain.verify(&session, setup, shared)?;
+    load::fill(&session, bench.plan.scale)?;
+    Ok(plain)
+}
+
+/// One run, from a checkpoint; what it leaves to be written is written before the next one begins.
+fn run(bench: &Bench, variant: &Variant, kind: Kind, clients: u32, length: Duration) -> Result<Throughput> {
+    ground::check()?;
+    let session = bench.connect(&variant.target)?;
+    session.run("CHECKPOINT")?;
+    let scale = bench.plan.scale;
+    let job = Job { target: &variant.target, kind, clients, scale, length: Some(length), latencies: false };
+    let before = ServerTime::of(&variant.data_dir)?;
+    let outcome = bench.generator.run(&job)?;
+    session.run("CHECKPOINT")?;
+    let after = ServerTime::settled(&variant.data_dir, before.processes)?;
+    Ok(Throughput {
+        round: 0,
+        load: kind.name().to_owned(),
+        clients,
+        variant: variant.name.to_owned(),
+        scale,
+        seconds: length.as_secs_f64(),
+        transactions: outcome.transactions,
+        per_second: outcome.per_second,
+        server_cpu_seconds: after.seconds - before.seconds,
+    })
+}
+
+/// One table: rates, and each round's ratio to plain in the same round.
+pub fn tables(lines: &[Line]) -> Vec<Table> {
+    let all: Vec<&Throughput> = lines
+        .iter()
+        .filter_map(|line| match line {
+            Line::Throughput(run) => Some(run),
+            _ => None,
+        })
+        .collect();
+    let columns = [
+        "load",
+        "variant",
+        "runs",
+        "median, 1/s",
+        "min–max, 1/s",
+        "ratio to plain",
+        "min–max of ratios",
+        "server CPU, µs each",
+        "ratio to plain",
+    ];
+    let mut table = Table::new("Throughput against plain PostgreSQL", &columns);
+    for (load, clients) in distinct(all.iter().map(|run| (run.load.as_str(), run.clients))) {
+        let group: Vec<&Throughput> =
+            all.iter().copied().filter(|run| run.load == load && run.clients == clients).collect();
+        for variant in distinct(group.iter().map(|run| run.variant.as_str())) {
+            let of = || group.iter().filter(|run| run.variant == variant);
+            let Some(rate) = summary(of().map(|run| run.per_second)) else { continue };
+            let ratios = summary(of().filter_map(|run| ratio(run, &group, |run| run.per_second)));
+            let cost = median(of().map(|run| cost_of(run)));
+            let costs = summary(of().filter_map(|run| ratio(run, &group, cost_of)));
+            let rates = row(load, clients, variant, &rate, ratios.as_ref());
+            let costs = costs.map_or("–".to_owned(), |costs| format!("{:.3}", costs.median));
+            table.row(rates.into_iter().chain([format!("{cost:.1}"), costs]));
+        }
+    }
+    table.note("A ratio is taken within a round; shown is the median of the rounds. Goals: TPC-B ≥ 0.95, select-only ≥ 0.97.");
+    vec![table]
+}
+
+/// Against plain in the same round.
+fn ratio(run: &Throughput, group: &[&Throughput], value: fn(&Throughput) -> f64) -> Option<f64> {
+    let plain = group.iter().find(|other| other.variant == PLAIN && other.round == run.round)?;
+    (value(plain) > 0.0).then(|| value(run) / value(plain))
+}
+
+/// Processor time of the server for each transaction, microseconds.
+fn cost_of(run: &Throughput) -> f64 {
+    run.server_cpu_seconds * 1e6 / run.transactions.max(1) as f64
+}
+
+fn row(load: &str, clients: u32, variant: &str, rate: &Summary, ratio: Option<&Summary>) -> [String; 7] {
+    let load = if load == Kind::Tpcb.name() { "TPC-B" } else { "select-only" };
+    let clients = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
+    [
+        format!("{load}, {clients}"),
+        variant.to_owned(),
+        rate.count.to_string(),
+        format!("{:.0}", rate.median),
+        format!("{:.0}–{:.0}", rate.min, rate.max),
+        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}", ratio.median)),
+        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}–{:.3}", ratio.min, ratio.max)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_taken_within_a_round() {
+        let line = |round, variant: &str, per_second| {
+            Line::Throughput(Throughput {
+                round,
+                load: "tpcb".to_owned(),
+                clients: 4,
+                variant: variant.to_owned(),
+                scale: 1,
+                seconds: 1.0,
+                transactions: 10,
+                per_second,
+                server_cpu_seconds: 0.002,
+            })
+        };
+        let lines = [
+            line(0, PLAIN, 1000.0),
+            line(0, ROOT, 900.0),
+            line(1, ROOT, 2000.0),
+            line(1, PLAIN, 2000.0),
+            line(2, PLAIN, 500.0),
+            line(2, ROOT, 480.0),
+        ];
+        let text = tables(&lines)[0].to_string();
+        let expected =
+            "| TPC-B, 4 clients | root | 3 | 900 | 480–2000 | 0.960 | 0.900–1.000 | 200.0 | 1.000 |";
+        assert!(text.contains(expected), "{text}");
+    }
+}

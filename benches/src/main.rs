@@ -1,0 +1,104 @@
+//! `ana-bench`: branches measured side by side with plain PostgreSQL.
+
+mod bench;
+mod daemon;
+mod failure;
+mod figures;
+mod ground;
+mod home;
+mod load;
+mod options;
+mod plain;
+mod plan;
+mod process_time;
+mod raw;
+mod session;
+mod site;
+mod statistics;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use bench::Bench;
+use failure::Result;
+use figures::{create, first_row, gate, micro, space, throughput};
+use options::{Options, Run, What};
+use raw::Line;
+
+type Figure = fn(&Bench) -> Result<()>;
+
+fn main() -> ExitCode {
+    match run(Options::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> Result<()> {
+    match what {
+        What::Create(run) => measure(run, &[create::measure]),
+        What::FirstRow(run) => measure(run, &[first_row::measure]),
+        What::Gate(run) => measure(run, &[gate::measure]),
+        What::Throughput(run) => measure(run, &[throughput::measure]),
+        What::Space(run) => measure(run, &[space::measure]),
+        What::Micro(run) => measure(run, &[micro::measure]),
+        What::All(run) => measure(
+            run,
+            &[
+                micro::measure,
+                create::measure,
+                first_row::measure,
+                gate::measure,
+                space::measure,
+                throughput::measure,
+            ],
+        ),
+        What::Report { files } => {
+            for file in files {
+                print(&raw::read(&file)?);
+            }
+            Ok(())
+        }
+        What::MicroCalls { access, file, calls } => micro::calls(access, &file, calls),
+    }
+}
+
+/// Runs some figures; what was measured is printed even where a later one fails.
+fn measure(options: Run, figures: &[Figure]) -> Result<()> {
+    let bench = Bench::prepare(options)?;
+    let outcome = figures.iter().try_for_each(|figure| figure(&bench));
+    print(&bench.lines());
+    outcome
+}
+
+fn print(lines: &[Line]) {
+    for line in lines {
+        if let Line::Run(run) = line {
+            println!(
+                "PostgreSQL {}; load: {}; {} × {}, {} MiB; Linux {}, {}; branches through the {}.\n",
+                run.postgres,
+                run.load,
+                run.processors,
+                run.processor,
+                run.memory_mib,
+                run.kernel,
+                run.file_system,
+                run.through
+            );
+            if !run.optimised {
+                println!("**Built without optimisation: not to be quoted.**\n");
+            }
+            if !run.reductions.is_empty() {
+                println!("**Reduced, not to be quoted:** {}.\n", run.reductions.join("; "));
+            }
+        }
+    }
+    for table in figures::tables(lines) {
+        println!("{table}");
+    }
+}

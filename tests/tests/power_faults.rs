@@ -1,0 +1,86 @@
+//! Faults planted in store and shim are noticed by the power-failure harness.
+//!
+//! Release builds hold no faults (see `store::fault`), so this runs in debug builds, with a preload
+//! library of its own.
+#![cfg(debug_assertions)]
+
+mod power;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use e2e::power::{Random, Survival};
+use power::{Cut, Run, after_marks, marked};
+use store::fault::Fault;
+
+/// The preload library with faults in it. To be asked for before anything else: it is built by the
+/// user that runs the tests, who may become another afterwards.
+fn planted_shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
+        let built = [&["--offline"][..], &[]].iter().any(|extra| build(&target, extra));
+        assert!(built, "the preload library did not build");
+        target.join("release/libanashim.so")
+    })
+}
+
+fn build(target: &Path, extra: &[&str]) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(root)
+        .args(["build", "--quiet", "--release", "--package", "shim", "--features", "plant", "--target-dir"])
+        .arg(target)
+        .args(extra)
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn record(fault: Fault) -> Run {
+    let shim = planted_shim();
+    Run::record(Some(shim), fault.name())
+}
+
+async fn must_notice(run: &Run, cuts: &[Cut]) {
+    assert!(!cuts.is_empty());
+    let found = run.try_all(cuts, true).await;
+    assert!(!found.is_empty(), "{} cuts, and nothing was noticed", cuts.len());
+}
+
+/// After checkpoints that follow the first cut.
+fn after_checkpoints(run: &Run, survival: Survival, each: u64) -> Vec<Cut> {
+    let events = run.events();
+    let first = marked(&events, "created first");
+    let mut random = Random::new(1);
+    let places = after_marks(&events, "checkpointed").into_iter().filter(|&at| at > first);
+    places.flat_map(|after| (0..each).map(move |_| after)).map(|after| Cut { after, survival, seed: random.next() }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_layers_that_nobody_syncs() {
+    let run = record(Fault::SealedUnsynced);
+    must_notice(&run, &after_checkpoints(&run, Survival::Nothing, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_log_that_runs_ahead_of_the_data() {
+    let run = record(Fault::LogBeforeData);
+    let first = marked(&run.events(), "created first");
+    let places = run.before_syncs_of("pg_xact/").into_iter().filter(|&at| at > first);
+    let cuts: Vec<Cut> = places.map(|after| Cut { after, survival: Survival::Metadata, seed: 1 }).collect();
+    must_notice(&run, &cuts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_is_durable_too_late() {
+    let run = record(Fault::ManifestLate);
+    must_notice(&run, &after_checkpoints(&run, Survival::Nothing, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_nobody_syncs() {
+    let run = record(Fault::DirectoriesUnsynced);
+    must_notice(&run, &after_checkpoints(&run, Survival::Scattered(50), 2)).await;
+}
