@@ -1,6 +1,7 @@
 //! `ana-bench`: branches measured side by side with plain PostgreSQL.
 
 mod bench;
+mod clock;
 mod daemon;
 mod failure;
 mod figures;

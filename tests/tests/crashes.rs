@@ -139,10 +139,15 @@ async fn a_backend_that_dies_is_recovered_from_within_the_living_postmaster() {
         let (least, most) = cut(&lab, &on_main, "main", &child);
         children.push((child, least, most));
         pause(random.below(60)).await;
-        let backends: Vec<i32> =
-            servers(&lab, "main").iter().map(|one| one.pid).filter(|&pid| is_client(pid)).collect();
-        assert_eq!(backends.len(), CLIENTS);
-        signal(backends[random.below(CLIENTS as u64) as usize], libc::SIGKILL);
+        // The connection from above may still be on its way out.
+        wait_until("only the load is connected", PATIENCE, || clients_of(&lab, "main").len() == CLIENTS);
+        let backends = clients_of(&lab, "main");
+        let unlucky = backends[random.below(CLIENTS as u64) as usize];
+        // At any moment, or in the middle of a write.
+        if round > 0 {
+            tokio::task::block_in_place(|| freeze_when(&lab, "main", unlucky, true));
+        }
+        signal(unlucky, libc::SIGKILL);
         // Everyone is thrown out; the postmaster recovers by itself.
         let (acknowledged, sent) = bounds(on_main).await;
         wait_until("the others end", PATIENCE, || {
@@ -164,8 +169,9 @@ async fn a_backend_that_dies_is_recovered_from_within_the_living_postmaster() {
     }
 }
 
-fn is_client(pid: i32) -> bool {
-    title(pid).starts_with("postgres: anabranch ")
+fn clients_of(lab: &Lab, branch: &str) -> Vec<i32> {
+    let pids = servers(lab, branch).into_iter().map(|process| process.pid);
+    pids.filter(|&pid| title(pid).starts_with("postgres: anabranch ")).collect()
 }
 
 /// Connects as soon as the server takes connections again.
@@ -310,6 +316,11 @@ async fn a_process_that_stands_still_stops_a_cut_at_most_and_never_the_writers()
     freeze_when(&lab, "main", pid, true);
     let begin = Instant::now();
     let (before, sent) = (on_main.acknowledged(), on_main.sent());
+    // A cut that never gives up must not keep this test waiting for ever.
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(45));
+        thaw(pid);
+    });
     let refused = tokio::task::block_in_place(|| lab.engine.create_child(&key("main"), &key("child")));
     println!("given up after {:?}: {refused:?}", begin.elapsed());
     match refused {

@@ -14,7 +14,7 @@ use e2e::tpcb::check_pages;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 
-const CUTS: usize = 12;
+const CUTS: usize = 9;
 /// Between two rounds of the same work: without it checkpoints would only sync new files.
 const PAUSE: Duration = Duration::from_millis(20);
 const SETTINGS: [(&str, &str); 4] = [
@@ -132,14 +132,11 @@ async fn rewrites(client: &Client, n: usize) {
     }
 }
 
-/// Whole databases come and go.
-async fn databases(client: &Client, n: usize) {
-    for (name, strategy) in [("copy_by_file", "file_copy"), ("copy_by_wal", "wal_log")] {
-        let name = format!("{name}_{}", n % 3);
-        run(client, &format!("create database {name} template source strategy {strategy}")).await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        run(client, &format!("drop database {name}")).await;
-    }
+/// A whole database comes and goes.
+async fn database(client: &Client, n: usize, strategy: &str) {
+    let name = format!("copy_by_{strategy}_{}", n % 3);
+    run(client, &format!("create database {name} template source strategy {strategy}")).await;
+    run(client, &format!("drop database {name}")).await;
 }
 
 /// Files that no child may inherit.
@@ -256,7 +253,8 @@ async fn check_child(lab: &Lab, name: &str) {
     let kind = name.bytes().map(usize::from).sum::<usize>();
     rewrites(&client, kind).await;
     if kind.is_multiple_of(3) {
-        databases(&client, kind).await;
+        database(&client, kind, "file_copy").await;
+        database(&client, kind, "wal_log").await;
     }
     tables(&client, 0).await;
     passing(&lab.connect(name).await, 0).await;
@@ -320,7 +318,8 @@ async fn every_child_is_consistent_and_no_statement_of_the_parent_fails() {
     let work = [
         repeat(lab.connect("main").await, &stop, |client, n| Box::pin(tables(client, n))),
         repeat(lab.connect("main").await, &stop, |client, n| Box::pin(rewrites(client, n))),
-        repeat(lab.connect("main").await, &stop, |client, n| Box::pin(databases(client, n))),
+        repeat(lab.connect("main").await, &stop, |client, n| Box::pin(database(client, n, "file_copy"))),
+        repeat(lab.connect("main").await, &stop, |client, n| Box::pin(database(client, n, "wal_log"))),
         repeat(lab.connect("main").await, &stop, |client, n| Box::pin(passing(client, n))),
         repeat(lab.connect("main").await, &stop, |client, n| Box::pin(objects(client, n))),
     ];
@@ -339,7 +338,8 @@ async fn every_child_is_consistent_and_no_statement_of_the_parent_fails() {
         }
     }
     stop.store(true, Ordering::SeqCst);
-    for (name, work) in ["tables", "rewrites", "databases", "passing", "objects"].iter().zip(work) {
+    let names = ["tables", "rewrites", "databases by file", "databases by WAL", "passing", "objects"];
+    for (name, work) in names.iter().zip(work) {
         let rounds = work.await.unwrap();
         println!("{name}: {rounds} rounds");
         assert!(rounds > 0, "{name}");
