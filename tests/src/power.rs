@@ -13,6 +13,7 @@
 //! What was in mapped memory is gone: arenas and gates come back empty or not at all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -62,7 +63,7 @@ impl Random {
         Random(mix(seed) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -70,12 +71,13 @@ impl Random {
     }
 
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.draw() % limit.max(1)
     }
 }
 
 fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_add(0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value =
+        (value ^ (value >> 30)).wrapping_add(0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ (value >> 31)
 }
@@ -147,7 +149,10 @@ impl<'a> Disk<'a> {
             let node = if *is_directory {
                 Node::Directory
             } else {
-                Node::File(File { original: Some(original.join(path)), ..File::default() })
+                let original = original.join(path);
+                let entry = entry_of(&original).map(|entry| (b"user.anabranch".to_vec(), entry));
+                let attributes = entry.into_iter().collect();
+                Node::File(File { original: Some(original), attributes, ..File::default() })
             };
             let id = disk.add(*inode, node);
             let name = path.file_name().unwrap().as_encoded_bytes().to_vec();
@@ -452,25 +457,24 @@ impl Writer<'_, '_> {
             return;
         }
         self.written.insert(id, path.to_owned());
-        if let (Some(original), None, true) = (&file.original, &file.durable, file.pending.is_empty()) {
+        let untouched = file.pending.is_empty() && file.pending_attributes.is_empty();
+        if let (Some(original), None, true) = (&file.original, &file.durable, untouched) {
             // Files of a layer that was sealed before the run are never written to again.
-            let shared = path.iter().any(|part| part == "layers");
-            if shared {
+            if std::fs::metadata(original).unwrap().permissions().readonly() {
                 std::fs::hard_link(original, path).unwrap();
             } else {
-                std::fs::copy(original, path).unwrap();
+                copy_file(original, path);
             }
             return;
         }
         std::fs::write(path, self.survivor(id, file)).unwrap();
-        let opened = std::fs::File::options().write(true).open(path).unwrap();
         let first = file.first_metadata();
         let limit = self.fate.metadata_limit(id, first.unwrap_or(0));
         let late = file.pending_attributes.iter().filter(|(at, _, _)| *at < limit);
         let mut attributes = file.attributes.clone();
         attributes.extend(late.map(|(_, name, value)| (name.to_vec(), value.to_vec())));
         for (name, value) in attributes {
-            sys::fsetxattr(opened.as_raw_fd(), &std::ffi::CString::new(name).unwrap(), &value).unwrap();
+            set_attribute(path, &CString::new(name).unwrap(), &value);
         }
     }
 
@@ -525,20 +529,45 @@ impl Inodes {
         collect(root, root, &mut entries);
         Inodes { root: std::fs::metadata(root).unwrap().ino(), entries }
     }
+
+    /// Keeps them in a file.
+    pub fn save(&self, file: &Path) {
+        let mut lines = format!("{}\n", self.root);
+        for (path, inode, is_directory) in &self.entries {
+            lines += &format!("{inode} {is_directory} {}\n", path.display());
+        }
+        std::fs::write(file, lines).unwrap();
+    }
+
+    /// Reads what [`Inodes::save`] kept.
+    pub fn load(file: &Path) -> Inodes {
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut lines = text.lines();
+        let root = lines.next().unwrap().parse().unwrap();
+        let entry = |line: &str| {
+            let parts: Vec<&str> = line.splitn(3, ' ').collect();
+            (PathBuf::from(parts[2]), parts[0].parse().unwrap(), parts[1].parse().unwrap())
+        };
+        Inodes { root, entries: lines.map(entry).collect() }
+    }
 }
 
 fn collect(root: &Path, at: &Path, entries: &mut Vec<(PathBuf, u64, bool)>) {
     for entry in std::fs::read_dir(at).unwrap() {
         let entry = entry.unwrap();
         let metadata = entry.metadata().unwrap();
-        entries.push((entry.path().strip_prefix(root).unwrap().to_owned(), metadata.ino(), metadata.is_dir()));
+        entries.push((
+            entry.path().strip_prefix(root).unwrap().to_owned(),
+            metadata.ino(),
+            metadata.is_dir(),
+        ));
         if metadata.is_dir() {
             collect(root, &entry.path(), entries);
         }
     }
 }
 
-/// Copies a tree; hard links become files of their own.
+/// Copies a tree with the attributes of the store; hard links become files of their own.
 pub fn copy_tree(from: &Path, to: &Path) {
     std::fs::DirBuilder::new().mode(0o700).create(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -547,7 +576,27 @@ pub fn copy_tree(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy_tree(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), &target).unwrap();
+            copy_file(&entry.path(), &target);
         }
     }
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    if let Some(entry) = entry_of(from) {
+        std::fs::write(to, b"").unwrap();
+        set_attribute(to, c"user.anabranch", &entry);
+    }
+    std::fs::copy(from, to).unwrap();
+}
+
+fn entry_of(path: &Path) -> Option<Vec<u8>> {
+    let file = std::fs::File::open(path).unwrap();
+    let mut value = [0; 64];
+    let length = sys::fgetxattr(file.as_raw_fd(), c"user.anabranch", &mut value).ok()?;
+    Some(value[..length].to_vec())
+}
+
+fn set_attribute(path: &Path, name: &CStr, value: &[u8]) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    sys::fsetxattr(file.as_raw_fd(), name, value).unwrap();
 }

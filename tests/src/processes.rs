@@ -61,12 +61,12 @@ pub fn kill_everything(lab: &Lab, branch: &str, random: &mut Random) {
 }
 
 /// How many calls `pid` has inside the gate of a branch now, by the gate's file: a header page, then
-/// 64 bytes per process that begin with its id and this number (`docs/formats.md`).
+/// 64 bytes per process that begin with its id and, in the lower half of a word, this number.
 pub fn calls_inside(lab: &Lab, branch: &str, pid: i32) -> u32 {
     let bytes = std::fs::read(lab.branch_directory(branch).join("gate")).unwrap();
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let slots = (4096..bytes.len()).step_by(64).filter(|at| number(*at) == pid.cast_unsigned());
-    slots.map(|at| number(at + 4)).sum()
+    slots.map(|at| number(at + 4) & 0xFFFF).sum()
 }
 
 /// Waits until `condition` holds.

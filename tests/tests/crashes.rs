@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use compute::engine::{BranchKey, ComputeState, Engine, Error, StartOptions, StopMode};
+use compute::os;
+use compute::process::PostmasterFile;
 use compute::server::Server;
 use e2e::lab::{Lab, PASSWORD, key, open_engine, run, text};
 use e2e::processes::{
@@ -79,7 +81,7 @@ async fn pause(milliseconds: u64) {
 async fn parent_and_child_killed_altogether_keep_what_they_acknowledged() {
     let mut random = Random::new();
     let lab = lab_with_load_tables().await;
-    let mut postmasters = vec![lab.start("main")];
+    let mut segments = vec![segment_of(&lab, "main")];
     for round in 0..3 {
         let from = level(&lab.connect("main").await).await;
         let on_main = load(&lab, "main", from).await;
@@ -107,9 +109,11 @@ async fn parent_and_child_killed_altogether_keep_what_they_acknowledged() {
             "round {round}: {acknowledged:?} of {sent:?}; child {child_acknowledged:?} of {child_sent:?}"
         );
 
-        postmasters.push(lab.start_with("main", &SETTINGS));
+        lab.start_with("main", &SETTINGS);
+        segments.push(segment_of(&lab, "main"));
         tpcb::check(&lab.connect("main").await, &acknowledged, &sent).await;
-        postmasters.push(lab.start_with(&early, &SETTINGS));
+        lab.start_with(&early, &SETTINGS);
+        segments.push(segment_of(&lab, &early));
         tpcb::check(&lab.connect(&early).await, &child_acknowledged, &child_sent).await;
         lab.start_with(&late, &SETTINGS);
         tpcb::check(&lab.connect(&late).await, &least, &most).await;
@@ -118,10 +122,11 @@ async fn parent_and_child_killed_altogether_keep_what_they_acknowledged() {
         }
     }
     lab.engine.delete(&key("main")).unwrap();
-    // Columns: key, id, permissions, size, process that made it.
-    for segment in fs::read_to_string("/proc/sysvipc/shm").unwrap().lines().skip(1) {
-        let maker: i32 = segment.split_whitespace().nth(4).unwrap().parse().unwrap();
-        assert!(!postmasters.contains(&maker), "shared memory was left behind: {segment}");
+    for (key, id) in segments {
+        assert!(
+            os::shared_memory(id).is_none_or(|found| found.key != key),
+            "shared memory {id} was left behind"
+        );
     }
 }
 
@@ -167,6 +172,14 @@ async fn a_backend_that_dies_is_recovered_from_within_the_living_postmaster() {
         tpcb::check(&lab.connect(child).await, least, most).await;
         lab.engine.delete(&key(child)).unwrap();
     }
+}
+
+/// Key and id of the shared memory that a running compute has from the kernel.
+fn segment_of(lab: &Lab, branch: &str) -> (i32, i32) {
+    let file = PostmasterFile::read(&lab.data_directory(branch)).unwrap().unwrap();
+    let (key, id) = file.shared_memory.unwrap();
+    assert_eq!(os::shared_memory(id).unwrap().key, key);
+    (key, id)
 }
 
 fn clients_of(lab: &Lab, branch: &str) -> Vec<i32> {
@@ -385,6 +398,8 @@ fn close_gate(helper: &mut Helper, load: &Load) {
             assert_eq!(early, late, "the gate is closed and clients go on");
             return;
         }
+        helper.tell("open");
+        assert_eq!(helper.hear().as_deref(), Some("opened"));
     }
     panic!("the gate could not be closed");
 }
@@ -513,7 +528,7 @@ async fn a_daemon_killed_in_the_middle_of_a_create_leaves_a_whole_branch_or_none
     lab.reopen();
     lab.engine.delete(&key("calm")).unwrap();
     let (mut whole, mut none, mut half) = (0, 0, 0);
-    for round in 0..30 {
+    for round in 0..24 {
         let child = format!("child-{round}");
         let after = moment(&mut random, usually);
         let daemon = Daemon::start(&lab);
@@ -558,28 +573,29 @@ async fn a_daemon_killed_in_a_delete_start_or_maintenance_leaves_a_whole_branch_
     let usually: Vec<Duration> = tokio::task::block_in_place(|| {
         let mut daemon = Daemon::start(&lab);
         daemon.finish("create main calm");
-        ["start calm", "maintain", "delete calm"].iter().map(|command| daemon.finish(command)).collect()
+        ["maintain", "start calm", "delete calm"].iter().map(|command| daemon.finish(command)).collect()
     });
-    println!("start, maintenance and delete take {usually:?}");
+    println!("maintenance, start and delete take {usually:?}");
     let mut half = 0;
-    for round in 0..24 {
+    for round in 0..18 {
         let child = format!("child-{round}");
-        lab.reopen();
         // Something for the maintenance to sync and index.
-        run(&main, &format!("update accounts set filler = 'round {round}' where aid <= 2000; checkpoint"))
-            .await;
-        tokio::task::block_in_place(|| lab.engine.create_child(&key("main"), &key(&child))).unwrap();
+        run(&main, &format!("update accounts set filler = 'round {round}' where aid <= 2000")).await;
+        run(&main, "checkpoint").await;
         let (command, usually) = match round % 3 {
-            0 => (format!("start {child}"), usually[0]),
-            1 => ("maintain".to_owned(), usually[1]),
+            0 => ("maintain".to_owned(), usually[0].max(Duration::from_millis(30))),
+            1 => (format!("start {child}"), usually[1]),
             _ => (format!("delete {child}"), usually[2]),
         };
-        if round % 6 == 5 {
-            tokio::task::block_in_place(|| lab.start(&child));
-        }
         let after = moment(&mut random, usually);
-        let daemon = Daemon::start(&lab);
-        let answered = tokio::task::block_in_place(|| daemon.die_in(&command, after));
+        let answered = tokio::task::block_in_place(|| {
+            let mut daemon = Daemon::start(&lab);
+            daemon.finish(&format!("create main {child}"));
+            if round % 6 == 5 {
+                daemon.finish(&format!("start {child}"));
+            }
+            daemon.die_in(&command, after)
+        });
         half += leftovers(&lab, ".gone");
         lab.reopen();
         assert_tidy(&lab);
@@ -689,7 +705,10 @@ fn cutter(path: &str) {
                 say("closed");
                 match listen().as_str() {
                     "switch" => say(if closed.switch().is_ok() { "switched" } else { "lost" }),
-                    _ => drop(closed),
+                    _ => {
+                        drop(closed);
+                        say("opened");
+                    }
                 }
             }
         }

@@ -1,39 +1,40 @@
 //! The power fails while branches are loaded, cut, checkpointed, indexed and deleted: whatever was
-//! acknowledged is there afterwards, on parents and children.
+//! acknowledged is there afterwards, on parents and children; and so again after a second failure.
 //!
-//! `ANABRANCH_POWER_CUTS` cuts are tried (few, to be quick), chosen by `ANABRANCH_POWER_SEED`.
+//! `ANABRANCH_POWER_CUTS` cuts of each kind are tried (few, to be quick), chosen by
+//! `ANABRANCH_POWER_SEED`. No two runs are alike: to try a run again, keep its recording
+//! (`ANABRANCH_POWER_KEEP=DIR`), then replay it (`ANABRANCH_POWER_REPLAY=DIR`) with its seed.
 
 mod power;
 
-use e2e::power::Survival;
-use power::{Cut, Run, after_marks, cuts, marked, number};
+use e2e::lab::Lab;
+use power::{Cut, Run, cuts, number, telling_cuts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost() {
-    let run = Run::record(None, "");
+    let lab = Lab::new();
     let seed = number("ANABRANCH_POWER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let count = number("ANABRANCH_POWER_CUTS").unwrap_or(4) as usize;
+    let count = number("ANABRANCH_POWER_CUTS").unwrap_or(2) as usize;
+    let run = Run::record(&lab, None, "");
+    try_some(&run, count, seed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_by_a_second_failure() {
+    let lab = Lab::new();
+    let seed = number("ANABRANCH_POWER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let count = number("ANABRANCH_POWER_CUTS").unwrap_or(2) as usize;
+    let run = Run::record(&lab, None, "");
+    let first: Cut = cuts(&run.events(), 1, seed)[0];
+    println!("the first failure: {first:?}");
+    try_some(&run.again(first), count, seed).await;
+}
+
+async fn try_some(run: &Run<'_>, count: usize, seed: u64) {
     let events = run.events();
-    println!("{} events, {count} cuts, ANABRANCH_POWER_SEED={seed}", events.len());
     let mut chosen = cuts(&events, count, seed);
-    // Where the planted faults of `power_faults` show.
-    let targets = [
-        (run.before_syncs_of("pg_xact/"), Survival::Metadata),
-        (after_marks(&events, "checkpointed"), Survival::Nothing),
-        (after_marks(&events, "created"), Survival::Nothing),
-    ];
-    for (places, survival) in targets {
-        let first = marked(&events, "created first");
-        let places: Vec<usize> = places.into_iter().filter(|&at| at >= first).collect();
-        let share = (count / 4).clamp(1, places.len());
-        let step = places.len() / share;
-        let offset = seed as usize % step.max(1);
-        chosen.extend(places.iter().skip(offset).step_by(step.max(1)).take(share).map(|&after| Cut {
-            after,
-            survival,
-            seed,
-        }));
-    }
+    chosen.extend(telling_cuts(run, count.div_ceil(2), seed));
+    println!("{} events, {} cuts, ANABRANCH_POWER_SEED={seed}", events.len(), chosen.len());
     let found = run.try_all(&chosen, false).await;
     let what: Vec<String> = found.iter().map(|(cut, what)| format!("{cut:?}: {what}")).collect();
     assert!(found.is_empty(), "ANABRANCH_POWER_SEED={seed}\n{}", what.join("\n"));

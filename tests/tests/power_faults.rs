@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use e2e::lab::Lab;
 use e2e::power::{Random, Survival};
 use power::{Cut, Run, after_marks, marked};
 use store::fault::Fault;
@@ -38,35 +39,44 @@ fn build(target: &Path, extra: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn record(fault: Fault) -> Run {
-    let shim = planted_shim();
-    Run::record(Some(shim), fault.name())
+fn lab() -> Lab {
+    planted_shim();
+    Lab::new()
 }
 
-async fn must_notice(run: &Run, cuts: &[Cut]) {
+fn record(lab: &Lab, fault: Fault) -> Run<'_> {
+    Run::record(lab, Some(planted_shim()), fault.name())
+}
+
+async fn must_notice(run: &Run<'_>, cuts: &[Cut]) {
     assert!(!cuts.is_empty());
     let found = run.try_all(cuts, true).await;
     assert!(!found.is_empty(), "{} cuts, and nothing was noticed", cuts.len());
 }
 
 /// After checkpoints that follow the first cut.
-fn after_checkpoints(run: &Run, survival: Survival, each: u64) -> Vec<Cut> {
+fn after_checkpoints(run: &Run<'_>, survival: Survival, each: u64) -> Vec<Cut> {
     let events = run.events();
     let first = marked(&events, "created first");
     let mut random = Random::new(1);
     let places = after_marks(&events, "checkpointed").into_iter().filter(|&at| at > first);
-    places.flat_map(|after| (0..each).map(move |_| after)).map(|after| Cut { after, survival, seed: random.next() }).collect()
+    places
+        .flat_map(|after| (0..each).map(move |_| after))
+        .map(|after| Cut { after, survival, seed: random.draw() })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_layers_that_nobody_syncs() {
-    let run = record(Fault::SealedUnsynced);
+    let lab = lab();
+    let run = record(&lab, Fault::SealedUnsynced);
     must_notice(&run, &after_checkpoints(&run, Survival::Nothing, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_log_that_runs_ahead_of_the_data() {
-    let run = record(Fault::LogBeforeData);
+    let lab = lab();
+    let run = record(&lab, Fault::LogBeforeData);
     let first = marked(&run.events(), "created first");
     let places = run.before_syncs_of("pg_xact/").into_iter().filter(|&at| at > first);
     let cuts: Vec<Cut> = places.map(|after| Cut { after, survival: Survival::Metadata, seed: 1 }).collect();
@@ -75,12 +85,14 @@ async fn a_map_log_that_runs_ahead_of_the_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_is_durable_too_late() {
-    let run = record(Fault::ManifestLate);
+    let lab = lab();
+    let run = record(&lab, Fault::ManifestLate);
     must_notice(&run, &after_checkpoints(&run, Survival::Nothing, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_that_nobody_syncs() {
-    let run = record(Fault::DirectoriesUnsynced);
+    let lab = lab();
+    let run = record(&lab, Fault::DirectoriesUnsynced);
     must_notice(&run, &after_checkpoints(&run, Survival::Scattered(50), 2)).await;
 }

@@ -7,11 +7,13 @@ use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use compute::initdb::WAL_SEGMENT_MIB;
 use shim_core::{Settings, Tracker};
 use store::Errno;
 use store::gate::Gate;
+use store::manifest::Manifest;
 use store::sys::{self, Fd};
 
 use super::distinct;
@@ -24,7 +26,7 @@ use crate::options::Access;
 use crate::plan::rotated;
 use crate::raw::{Call, Line};
 use crate::site::Site;
-use crate::statistics::{Summary, summary};
+use crate::statistics::{Summary, median, summary};
 use crate::table::Table;
 
 const BLOCK: usize = 8192;
@@ -38,8 +40,13 @@ const VECTOR: u64 = 128 << 10;
 /// Calls that are timed together.
 const BATCH: u32 = 500;
 
+/// Size of the files that stand for WAL segments, and their pages synced in a round.
+const SEGMENT: u64 = 4 << 20;
+const COMMITS: u32 = SEGMENT as u32 / BLOCK as u32;
+
 const RAW: &str = "raw system call";
 const LIBC: &str = "libc";
+const COMMIT: &str = "pwrite and fdatasync";
 
 /// One thing that is measured: makes so many calls, tells nanoseconds for each.
 struct Way<'a> {
@@ -61,6 +68,7 @@ pub fn measure(bench: &Bench) -> Result<()> {
     ways.extend(part_ways(&whole, &below));
     ways.extend(preloaded_ways(&place, &raw));
     for round in 0..bench.plan.rounds {
+        commits(bench, &place, round)?;
         for at in rotated(ways.len(), round) {
             ground::check()?;
             let way = &ways[at];
@@ -96,6 +104,11 @@ fn core_ways<'a>(
         read("core, half in a lower layer", half),
         read("core, all rewritten above", above),
         Way { call: "pwrite", way: RAW, run: Box::new(move |calls| timed(calls, |block| raw.write(block))) },
+        Way {
+            call: "pwrite",
+            way: "raw system call inside the gate",
+            run: Box::new(move |calls| timed(calls, |block| whole.gated(|| raw.write(block)))),
+        },
         write("core, file of the open layer", whole),
         write("core, block rewritten before", above),
     ]
@@ -112,12 +125,7 @@ fn part_ways<'a>(whole: &'a Branch, below: &'a Branch) -> Vec<Way<'a>> {
         let at = (block * BLOCK as u64).min(BLOCKS * BLOCK as u64 - VECTOR);
         black_box(below.tracker.single_source(below.fd, at, VECTOR)).map_or(Ok(()), |source| source.map(drop))
     };
-    let gate = |_| {
-        let gate = whole.tracker.gate();
-        black_box(gate.enter(whole.slot));
-        gate.leave(whole.slot);
-        Ok(())
-    };
+    let gate = |_| whole.gated(|| Ok(()));
     let errno = |_| {
         sys::set_errno(black_box(sys::errno()));
         Ok(())
@@ -151,6 +159,33 @@ fn preloaded_ways<'a>(place: &'a Place, raw: &'a RawFile) -> Vec<Way<'a>> {
         }
     }
     ways
+}
+
+/// What a commit waits for: a page of WAL written and synced. Whether the page has its place on the
+/// disk already is what recycling and zeroing of segments decide. One page of each in turn, on the
+/// clock of the wall; shown is the median.
+fn commits(bench: &Bench, place: &Place, round: u32) -> Result<()> {
+    let segments = [
+        ("page without place on disk", place.segment("sparse", false)?),
+        ("page written before", place.segment("zeroed", true)?),
+    ];
+    let mut samples = [Vec::new(), Vec::new()];
+    let pages = COMMITS.min(bench.plan.calls / 100);
+    for page in 0..pages {
+        ground::check()?;
+        for at in rotated(segments.len(), page) {
+            let begin = Instant::now();
+            segments[at].1.write(u64::from(page)).context("writing a page")?;
+            sys::fdatasync(segments[at].1.fd).context("syncing a page")?;
+            samples[at].push(begin.elapsed().as_nanos() as f64);
+        }
+    }
+    for ((way, segment), samples) in segments.iter().zip(samples) {
+        std::fs::remove_file(&segment.path).context("removing a segment")?;
+        let (call, way, nanoseconds) = (COMMIT.to_owned(), (*way).to_owned(), median(samples));
+        bench.keep(Line::Call(Call { round, call, way, nanoseconds }))?;
+    }
+    Ok(())
 }
 
 /// This very program, also where its path is closed to the user that we have become.
@@ -218,7 +253,6 @@ struct Place {
     home: Home,
     shim: PathBuf,
     layers: PathBuf,
-    raw: PathBuf,
 }
 
 impl Place {
@@ -231,7 +265,7 @@ impl Place {
         let layers = base.ancestors().nth(2).unwrap_or(&base).join("layers");
         let shim =
             shim_image::install(&bench.ground.make("run")?).context("unpacking the preload library")?;
-        let place = Place { home, shim, layers, raw: bench.ground.path().join("raw") };
+        let place = Place { home, shim, layers };
         drop(place.attach("parent", 0..BLOCKS)?);
         for child in ["below", "half", "above"] {
             place.home.create("parent", child)?;
@@ -244,12 +278,7 @@ impl Place {
     fn attach(&self, branch: &str, blocks: std::ops::Range<u64>) -> Result<Branch> {
         let directory = self.home.directory(branch);
         let what = || format!("attaching to {branch}");
-        let manifest = open_directory(&directory).and_then(|fd| {
-            let manifest = store::manifest::Manifest::load(fd);
-            sys::close(fd);
-            manifest
-        });
-        let top = manifest.context(what())?.top().slot;
+        let top = manifest(&directory).context(what())?.top().slot;
         make_gate(&directory, top).context(what())?;
         let settings = Settings {
             data_directory: bytes(&directory.join("pgdata")),
@@ -268,11 +297,29 @@ impl Place {
         Ok(branch)
     }
 
+    /// The file of branch `whole` as the kernel knows it: the same pages in memory, so that only the
+    /// way to them differs.
     fn raw_file(&self) -> Result<RawFile> {
-        let path = c_path(&self.raw);
-        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDWR | sys::O_CREAT | sys::O_CLOEXEC, 0o600);
-        let file = RawFile { fd: fd.context("making a file")?, path: self.raw.clone() };
-        (0..BLOCKS).try_for_each(|block| file.write(block)).context("filling a file")?;
+        let manifest = manifest(&self.home.directory("whole")).context("finding a file")?;
+        let layer = store::layer::directory_name(manifest.top().layer);
+        let path = self.layers.join(layer.to_string_lossy().as_ref()).join("f").join(NAME);
+        let fd = sys::openat(sys::AT_FDCWD, &c_path(&path), sys::O_RDWR | sys::O_CLOEXEC, 0);
+        Ok(RawFile { fd: fd.context(format!("opening {}", path.display()))?, path })
+    }
+
+    /// A file of a WAL segment's size, durable: all zeros on the disk, or a hole but for its end.
+    fn segment(&self, name: &str, zeroed: bool) -> Result<RawFile> {
+        let path = self.layers.with_file_name(name);
+        let what = || format!("making {}", path.display());
+        let flags = sys::O_RDWR | sys::O_CREAT | sys::O_CLOEXEC;
+        let fd = sys::openat(sys::AT_FDCWD, &c_path(&path), flags, 0o600).context(what())?;
+        let file = RawFile { fd, path: path.clone() };
+        let zeros = [0u8; BLOCK];
+        let first = if zeroed { 0 } else { SEGMENT - BLOCK as u64 };
+        for at in (first..SEGMENT).step_by(BLOCK) {
+            sys::pwrite_full(fd, &zeros, at).context(what())?;
+        }
+        sys::fsync(fd).context(what())?;
         Ok(file)
     }
 
@@ -290,10 +337,11 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.raw);
-    }
+fn manifest(branch: &Path) -> store::Result<Manifest> {
+    let fd = open_directory(branch)?;
+    let manifest = Manifest::load(fd);
+    sys::close(fd);
+    manifest
 }
 
 fn make_gate(directory: &Path, top: u32) -> store::Result<()> {
@@ -327,6 +375,15 @@ struct Branch {
 }
 
 impl Branch {
+    /// Makes a call between entering and leaving the gate, as every write does.
+    fn gated(&self, call: impl FnOnce() -> store::Result<()>) -> store::Result<()> {
+        let gate = self.tracker.gate();
+        black_box(gate.enter(self.slot));
+        let done = call();
+        gate.leave(self.slot);
+        done
+    }
+
     fn read(&self, block: u64) -> store::Result<()> {
         let mut buffer = [0u8; BLOCK];
         let at = block * BLOCK as u64;
@@ -350,7 +407,7 @@ impl Drop for Branch {
     }
 }
 
-/// A file outside all branches.
+/// A file without the library.
 struct RawFile {
     fd: Fd,
     path: PathBuf,

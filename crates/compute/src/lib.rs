@@ -1,17 +1,17 @@
 //! PostgreSQL as a process, and branches of its data directory.
 
-pub mod engine;
-pub mod server;
 pub mod elf;
-pub mod initdb;
-pub mod platform;
-pub mod process;
-pub mod settings;
+pub mod engine;
 pub mod imports;
+pub mod initdb;
 pub mod install;
 pub mod machine;
 pub mod os;
+pub mod platform;
+pub mod process;
 pub mod run_as;
+pub mod server;
+pub mod settings;
 
 #[cfg(test)]
 mod scratch;

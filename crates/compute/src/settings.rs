@@ -201,6 +201,31 @@ impl Recorded {
         Ok(found)
     }
 
+    /// What the server in `data_dir` was last started with on its command line, by its own note in
+    /// `postmaster.opts`. That ranks above all configuration, and the control file tells only part of it.
+    ///
+    /// # Errors
+    /// The file cannot be read; a missing one is no error.
+    pub fn last_started(data_dir: &Path) -> std::io::Result<Recorded> {
+        let text = match std::fs::read(data_dir.join("postmaster.opts")) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Recorded::default()),
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8_lossy(&text);
+        // The program, then each argument in double quotes; the last of a name counts.
+        let arguments = text.trim_end().trim_end_matches('"').split("\" \"");
+        let values: std::collections::BTreeMap<String, &str> = arguments
+            .filter_map(|argument| argument.split_once('='))
+            .map(|(name, value)| (canonical(name), value))
+            .collect();
+        let mut found = Recorded::default();
+        for (name, value) in values {
+            found.raise(&name, value);
+        }
+        Ok(found)
+    }
+
     /// The higher of both in every respect.
     #[must_use]
     pub fn max(&self, other: &Recorded) -> Recorded {
@@ -471,6 +496,21 @@ mod tests {
         assert_eq!(Recorded::configured(&directory.path().join("none")).unwrap(), Recorded::default());
         assert_eq!(assignment("a = 'it''s \\'x\\\\'"), Some(("a".to_owned(), "it's 'x\\".to_owned())));
         assert_eq!(assignment("= 1"), None);
+    }
+
+    #[test]
+    fn the_note_of_the_last_start_is_read() {
+        let directory = Directory::new("settings");
+        assert_eq!(Recorded::last_started(directory.path()).unwrap(), Recorded::default());
+        let note = "/opt/bin/postgres \"-D\" \"/a b/c=d\" \"-c\" \"max_replication_slots=30\" \"-c\" \"port=1\" \
+                    \"-c\" \"max_replication_slots=20\" \"-c\" \"shared_preload_libraries=a, b\"\n";
+        std::fs::write(directory.path().join("postmaster.opts"), note).unwrap();
+        let expected = Recorded {
+            max_replication_slots: 20,
+            shared_preload_libraries: vec!["a".to_owned(), "b".to_owned()],
+            ..Recorded::default()
+        };
+        assert_eq!(Recorded::last_started(directory.path()).unwrap(), expected);
     }
 }
 

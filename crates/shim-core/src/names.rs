@@ -198,6 +198,8 @@ impl Tracker {
         sys::close(fd);
         stored?;
         sys::renameat(layer.files, from.as_cstr(), layer.files, to.as_cstr())?;
+        // A sync in between may have taken the new name for durable.
+        arena.record(number).flags.fetch_and(!arena::NAMED, Ordering::AcqRel);
         self.retire(layer, to);
         self.retire(layer, from);
         self.add_record(to, whole_to, inside.top, number).map(drop)

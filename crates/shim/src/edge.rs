@@ -63,10 +63,9 @@ pub fn checked(value: libc::c_long) -> Result<i64, Errno> {
 /// Makes a system call by number.
 #[macro_export]
 macro_rules! raw {
-    ($number:expr $(, $argument:expr)*) => {
+    ($number:expr $(, $argument:expr)*) => {{
+        let (number, arguments) = ($number, store::sys::six([$($argument as usize),*]));
         // SAFETY: arguments are the caller's own, passed on unchanged.
-        $crate::edge::checked(unsafe {
-            store::sys::call($number, store::sys::six([$($argument as usize),*]))
-        })
-    };
+        $crate::edge::checked(unsafe { store::sys::call(number, arguments) })
+    }};
 }

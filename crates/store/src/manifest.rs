@@ -68,7 +68,10 @@ impl Manifest {
     fn try_decode(bytes: &[u8]) -> Option<Manifest> {
         let u32_at = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
         let u64_at = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        if bytes.get(..8)? != MAGIC || u32_at(8)? != VERSION || crc32c::crc32c(bytes.get(16..)?) != u32_at(12)? {
+        if bytes.get(..8)? != MAGIC
+            || u32_at(8)? != VERSION
+            || crc32c::crc32c(bytes.get(16..)?) != u32_at(12)?
+        {
             return None;
         }
         let (count, note) = (u32_at(24)? as usize, u32_at(28)? as usize);

@@ -232,7 +232,11 @@ pub fn mark(text: &str) -> Result<()> {
 /// `EUCLEAN` when the bytes are no log.
 pub fn read(bytes: &[u8]) -> Result<Vec<Event<'_>>> {
     let u64_at = |at: usize| {
-        bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes).ok_or(Errno::DAMAGED)
+        bytes
+            .get(at..at + 8)
+            .and_then(|word| word.try_into().ok())
+            .map(u64::from_le_bytes)
+            .ok_or(Errno::DAMAGED)
     };
     if u64_at(0)? != MAGIC {
         return Err(Errno::DAMAGED);
@@ -340,7 +344,9 @@ impl Recorder {
         let number = header.next.load(Ordering::Relaxed);
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut bytes = [0u8; HEAD];
-        for (at, value) in [(0, RECORD_MAGIC), (4, head.kind), (48, head.first_length as u32), (52, length as u32)] {
+        for (at, value) in
+            [(0, RECORD_MAGIC), (4, head.kind), (48, head.first_length as u32), (52, length as u32)]
+        {
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         let words = [number, head.inode, head.directory, head.second, head.number];
@@ -430,9 +436,7 @@ pub unsafe fn call(number: c_long, arguments: [usize; 6]) -> c_long {
             recorder.open(fd(0), path(1), arguments[2] as i32, plain)
         }
         libc::SYS_linkat => recorder.link(fd(2), path(3), plain),
-        libc::SYS_renameat2 => {
-            recorder.rename((fd(0), path(1)), (fd(2), path(3)), arguments[4], plain)
-        }
+        libc::SYS_renameat2 => recorder.rename((fd(0), path(1)), (fd(2), path(3)), arguments[4], plain),
         libc::SYS_unlinkat => recorder.remove(fd(0), path(1), plain),
         libc::SYS_mkdirat => recorder.make_directory(fd(0), path(1), plain),
         libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_syncfs => recorder.sync(number, fd(0), plain),
@@ -578,13 +582,7 @@ impl Recorder {
         done
     }
 
-    fn rename(
-        &self,
-        from: (Fd, &CStr),
-        to: (Fd, &CStr),
-        flags: usize,
-        plain: impl Fn() -> c_long,
-    ) -> c_long {
+    fn rename(&self, from: (Fd, &CStr), to: (Fd, &CStr), flags: usize, plain: impl Fn() -> c_long) -> c_long {
         if flags & libc::RENAME_EXCHANGE as usize != 0 {
             return refuse(libc::EINVAL);
         }

@@ -99,6 +99,31 @@ fn a_cut_whose_length_alone_reached_the_disk_lets_nothing_through_later() {
     assert_eq!(layer.arena().unwrap().record(record).floor.load(Ordering::Acquire), 5 * BLOCK);
 }
 
+/// Parent and children start together after the power came back.
+#[test]
+fn relatives_may_rebuild_a_layer_at_the_same_time() {
+    let layers = Layers::new("together");
+    let layer = layers.create();
+    let records: Vec<u32> =
+        (0..200).map(|number| overlay(&layers, &layer, &format!("file{number}"), 10 * BLOCK)).collect();
+    drop(layer);
+    for _ in 0..20 {
+        std::fs::remove_file(layers.file("arena")).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    seal::rebuild(layers.directory.as_raw_fd(), 1).unwrap();
+                    let layer = Layer::open(layers.directory.as_raw_fd(), 1).unwrap();
+                    let arena = layer.arena().unwrap();
+                    for &record in &records {
+                        assert_eq!(arena.record(record).floor.load(Ordering::Acquire), 10 * BLOCK);
+                    }
+                });
+            }
+        });
+    }
+}
+
 /// The cut's own thread seals a layer while a checkpointer of the parent is in the middle of a sync.
 #[test]
 fn a_file_that_is_being_synced_is_not_yet_durable() {

@@ -1,7 +1,7 @@
 //! The run that the power-failure tests record: an engine and its computes under load, with every
 //! acknowledgement noted in the log in the order in which it came.
 //!
-//! `power-run HOME SHIM SOCKETS`, with the recorder's variable set and the shim preloaded (std's calls
+//! `power-run HOME SHIM SOCKETS [again]`, with the recorder's variable set and the shim preloaded (std's calls
 //! are interposed; the store's own go to the recorder linked into this program).
 //!
 //! Notes: `ack BRANCH CLIENT SEQUENCE`; `creating CHILD PARENT`, `created CHILD`, `deleting BRANCH`,
@@ -9,6 +9,7 @@
 //! `doubt BRANCH NAME`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,12 +39,17 @@ fn note(text: &str) {
 #[tokio::main]
 async fn main() {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [home, shim, sockets] = &arguments[..] else { panic!("usage: power-run HOME SHIM SOCKETS") };
+    let [home, shim, sockets, again @ ..] = &arguments[..] else {
+        panic!("power-run HOME SHIM SOCKETS [again]")
+    };
     store::recorder::attach_from_environment().unwrap();
     let server = recorded_server(&home.join("branches/main/server"));
     let engine = Engine::open(home, shim, sockets).unwrap();
     let stage = Stage { engine: &engine, server };
-    stage.play().await;
+    match again {
+        [] => stage.play().await,
+        _ => stage.play_again().await,
+    }
     note("end");
 }
 
@@ -85,13 +91,13 @@ impl Stage<'_> {
         self.checkpoint("main", &main).await;
         note("filled");
 
-        let load = self.load("main", 0, 2).await;
+        let load = self.load("main", 0..2).await;
         self.change(&main, "main", 1).await;
         pause(300).await;
         self.cut("main", "first");
         self.start("first");
         let first = self.connect("first").await;
-        let first_load = self.load("first", 10, 1).await;
+        let first_load = self.load("first", 10..11).await;
         self.checkpoint("main", &main).await;
         self.maintain();
         self.change(&main, "main", 2).await;
@@ -103,7 +109,7 @@ impl Stage<'_> {
         self.cut("main", "third");
         self.start("second");
         let second = self.connect("second").await;
-        let second_load = self.load("second", 20, 1).await;
+        let second_load = self.load("second", 20..21).await;
         self.checkpoint("main", &main).await;
         self.change(&main, "main", 4).await;
         self.checkpoint("first", &first).await;
@@ -128,6 +134,43 @@ impl Stage<'_> {
         drop((main, first));
         for branch in ["main", "first"] {
             self.engine.stop(&key(branch), compute::engine::StopMode::Kill).unwrap();
+        }
+    }
+
+    /// After a power cut: everything goes on.
+    async fn play_again(&self) {
+        self.start("main");
+        let main = self.connect("main").await;
+        note("filled");
+        let load = self.load("main", 0..2).await;
+        self.change(&main, "main", 5).await;
+        let first = match self.engine.keys().unwrap().contains(&key("first")) {
+            true => {
+                self.start("first");
+                let client = self.connect("first").await;
+                let load = self.load("first", 10..11).await;
+                self.change(&client, "first", 6).await;
+                Some((client, load))
+            }
+            false => None,
+        };
+        self.checkpoint("main", &main).await;
+        self.cut("main", "fifth");
+        self.maintain();
+        if let Some((client, _)) = &first {
+            self.checkpoint("first", client).await;
+            self.cut("first", "sixth");
+        }
+        self.checkpoint("main", &main).await;
+        self.maintain();
+        if let Some((client, first_load)) = first {
+            self.checkpoint("first", &client).await;
+            first_load.stop().await;
+        }
+        pause(200).await;
+        load.stop().await;
+        for branch in self.engine.keys().unwrap() {
+            self.engine.stop(&branch, compute::engine::StopMode::Kill).unwrap();
         }
     }
 
@@ -156,12 +199,18 @@ impl Stage<'_> {
         note(&format!("checkpointed {branch}"));
     }
 
-    async fn load(&self, branch: &str, first: u64, clients: u64) -> Load {
+    async fn load(&self, branch: &str, clients: Range<u64>) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
-        for number in first..first + clients {
+        for number in clients {
             let client = self.connect(branch).await;
-            tasks.push(tokio::spawn(one_client(client, branch.to_owned(), number, Arc::clone(&stop))));
+            let last = format!("select coalesce(max(seq), 0) from history where client = {number}");
+            let last: u64 = text(&client, &last).await.parse().unwrap();
+            if last > 0 {
+                // Also what nobody had acknowledged before the power cut.
+                note(&format!("ack {branch} {number} {last}"));
+            }
+            tasks.push(tokio::spawn(one_client(client, branch.to_owned(), number, last, Arc::clone(&stop))));
         }
         Load { stop, tasks }
     }
@@ -174,14 +223,17 @@ impl Stage<'_> {
             let answer = text(client, question).await;
             note(&format!("fact {branch} {name}|{question}|{answer}"));
         };
-        let grow = format!("insert into kept select i, repeat('{round}', 100) from generate_series({round} * 10000, {round} * 10000 + 1999) i");
+        let grow = format!(
+            "insert into kept select i, repeat('{round}', 100) from generate_series({round} * 10000, {round} * 10000 + 1999) i"
+        );
         change("kept", &grow, "select count(*) || ' ' || sum(i) || ' ' || sum(length(v)) from kept").await;
         let made = format!(
             "create table made_{round} as select i, i * {round} as v from generate_series(1, 3000) i;
              create index made_{round}_v on made_{round}(v)"
         );
-        let question =
-            format!("select count(*) || ' ' || sum(v) || ' ' || count(*) filter (where v > 0) from made_{round}");
+        let question = format!(
+            "select count(*) || ' ' || sum(v) || ' ' || count(*) filter (where v > 0) from made_{round}"
+        );
         change(&format!("made_{round}"), &made, &question).await;
         change(
             "emptied",
@@ -189,7 +241,8 @@ impl Stage<'_> {
             "select count(*) from emptied",
         )
         .await;
-        change("emptied", "truncate emptied; insert into emptied values (1)", "select count(*) from emptied").await;
+        change("emptied", "truncate emptied; insert into emptied values (1)", "select count(*) from emptied")
+            .await;
         change(
             "kept",
             &format!("delete from kept where i >= {round} * 10000 + 500 and i < {round} * 10000 + 2000"),
@@ -200,8 +253,12 @@ impl Stage<'_> {
         change("reindexed", "reindex table kept", "select count(*) > 0 from pg_class").await;
         if round > 1 {
             let gone = format!("made_{}", round - 1);
-            change(&gone, &format!("drop table if exists {gone}"), &format!("select to_regclass('{gone}') is null"))
-                .await;
+            change(
+                &gone,
+                &format!("drop table if exists {gone}"),
+                &format!("select to_regclass('{gone}') is null"),
+            )
+            .await;
         }
     }
 }
@@ -210,9 +267,9 @@ async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-async fn one_client(client: Client, branch: String, number: u64, stop: Arc<AtomicBool>) {
-    let mut random = Random::new(number + 1);
-    let mut sequence = 0;
+async fn one_client(client: Client, branch: String, number: u64, last: u64, stop: Arc<AtomicBool>) {
+    let mut random = Random::new(number + last + 1);
+    let mut sequence = last;
     while !stop.load(Ordering::Relaxed) {
         sequence += 1;
         let (account, teller) = (random.below(100_000) + 1, random.below(10) + 1);

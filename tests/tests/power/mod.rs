@@ -12,11 +12,14 @@ use e2e::power::{Disk, Inodes, Random, Survival, copy_tree};
 use e2e::tpcb;
 use store::recorder::{self, Event};
 
-/// A recorded run.
-pub struct Run {
-    lab: Lab,
+/// A recorded run and the tree it began with.
+pub struct Run<'a> {
+    lab: &'a Lab,
+    original: PathBuf,
     inodes: Inodes,
     log: Vec<u8>,
+    /// What was promised before it began.
+    before: Promises,
 }
 
 /// Where and how the power is cut.
@@ -35,34 +38,91 @@ struct Promised {
     clients: BTreeMap<u64, (u64, u64)>,
     /// Question and answer by name.
     facts: BTreeMap<String, (String, String)>,
-    /// Nobody has answered yet that it exists, or that it is gone.
-    uncertain: bool,
+    /// Its parent, while nobody has answered yet that it exists.
+    parent: Option<String>,
+    deleting: bool,
     gone: bool,
+}
+
+impl Promised {
+    fn is_uncertain(&self) -> bool {
+        self.parent.is_some() || self.deleting
+    }
 }
 
 type Promises = BTreeMap<String, Promised>;
 
-impl Run {
+impl<'a> Run<'a> {
     /// Records a run with the shim `shim` (our own where none is given) and `faults` planted.
-    pub fn record(shim: Option<&Path>, faults: &str) -> Run {
-        let lab = Lab::new();
+    /// `ANABRANCH_POWER_KEEP` names a directory to keep the recording in, `ANABRANCH_POWER_REPLAY` one
+    /// to take it from.
+    pub fn record(lab: &'a Lab, shim: Option<&Path>, faults: &str) -> Run<'a> {
+        if let Some(kept) = std::env::var_os("ANABRANCH_POWER_REPLAY").map(PathBuf::from) {
+            let log = std::fs::read(kept.join("log")).unwrap();
+            let inodes = Inodes::load(&kept.join("inodes"));
+            return Run { lab, original: kept.join("original"), inodes, log, before: only_main() };
+        }
         lab.engine.create_root(&key("main"), &lab.server, PASSWORD).unwrap();
-        let home = lab.path.join("home");
-        copy_tree(&home, &lab.path.join("original"));
+        let run = Run::of_home(lab, &lab.path, shim, faults, only_main(), &[]);
+        if let Some(keep) = std::env::var_os("ANABRANCH_POWER_KEEP").map(PathBuf::from) {
+            run.keep(&keep.join(std::thread::current().name().unwrap_or("run")));
+        }
+        run
+    }
+
+    fn keep(&self, at: &Path) {
+        std::fs::create_dir_all(at).unwrap();
+        std::fs::write(at.join("log"), &self.log).unwrap();
+        self.inodes.save(&at.join("inodes"));
+        copy_tree(&self.original, &at.join("original"));
+        println!("kept in {}", at.display());
+    }
+
+    fn of_home(
+        lab: &'a Lab,
+        place: &Path,
+        shim: Option<&Path>,
+        faults: &str,
+        before: Promises,
+        more: &[&str],
+    ) -> Run<'a> {
+        let home = place.join("home");
+        let original = place.join("original");
+        copy_tree(&home, &original);
         let inodes = Inodes::of(&home);
         let installed = shim_image::install(&lab.path.join("run")).unwrap();
         let shim = shim.unwrap_or(&installed);
-        let log = lab.path.join("log");
+        let log = place.join("log");
         let output = Command::new(env!("CARGO_BIN_EXE_power-run"))
-            .args([&home, shim, &lab.path.join("r")])
+            .args([&home, shim, &place.join("r")])
+            .args(more)
             .env("LD_PRELOAD", shim)
             .env(recorder::VARIABLE, &log)
             .env(store::fault::VARIABLE, faults)
             .output()
             .unwrap();
+        kill_all(&home, shim, &place.join("r"));
         assert!(output.status.success(), "the run failed: {}", String::from_utf8_lossy(&output.stderr));
         let log = std::fs::read(log).unwrap();
-        Run { lab, inodes, log }
+        Run { lab, original, inodes, log, before }
+    }
+
+    /// The power comes back after `cut`; recovery and a second run are recorded.
+    pub fn again(&self, cut: Cut) -> Run<'a> {
+        let place = self.lab.path.join("again");
+        std::fs::create_dir(&place).unwrap();
+        let events = self.events();
+        let mut disk = Disk::new(&self.original, &self.inodes);
+        disk.advance(&events, cut.after);
+        disk.write_out(&place.join("home"), cut.survival, cut.seed);
+        let mut before = promises(&self.before, &events[..cut.after]);
+        for (name, promised) in &mut before {
+            if promised.is_uncertain() {
+                promised.gone |= !place.join("home/branches").join(name).join("manifest").exists();
+                (promised.parent, promised.deleting) = (None, false);
+            }
+        }
+        Run::of_home(self.lab, &place, None, "", before, &["again"])
     }
 
     pub fn events(&self) -> Vec<Event<'_>> {
@@ -72,7 +132,7 @@ impl Run {
     /// Tries the cuts, in their order; what was found wrong, by cut.
     pub async fn try_all(&self, cuts: &[Cut], stop_at_first: bool) -> Vec<(Cut, String)> {
         let events = self.events();
-        let mut disk = Disk::new(&self.lab.path.join("original"), &self.inodes);
+        let mut disk = Disk::new(&self.original, &self.inodes);
         let mut frozen = BTreeMap::new();
         let mut found = Vec::new();
         let mut cuts = cuts.to_vec();
@@ -82,7 +142,7 @@ impl Run {
             let place = self.lab.path.join("after");
             std::fs::create_dir(&place).unwrap();
             disk.write_out(&place.join("home"), cut.survival, cut.seed);
-            let promises = promises(&events[..cut.after]);
+            let promises = promises(&self.before, &events[..cut.after]);
             let mut after = After { run: self, place, frozen: &mut frozen };
             let looked = after.look(&promises).await;
             if let Err(what) = looked {
@@ -97,11 +157,11 @@ impl Run {
     }
 }
 
-impl Run {
+impl Run<'_> {
     /// Places right before a file whose path holds `part` is synced.
     pub fn before_syncs_of(&self, part: &str) -> Vec<usize> {
         let events = self.events();
-        let mut disk = Disk::new(&self.lab.path.join("original"), &self.inodes);
+        let mut disk = Disk::new(&self.original, &self.inodes);
         let mut places = Vec::new();
         for (at, event) in events.iter().enumerate() {
             let Event::SyncBegin { inode: Some(inode), .. } = event else { continue };
@@ -115,9 +175,22 @@ impl Run {
     }
 }
 
+fn only_main() -> Promises {
+    Promises::from([("main".to_owned(), Promised::default())])
+}
+
+/// A run that failed may have left computes.
+fn kill_all(home: &Path, shim: &Path, sockets: &Path) {
+    if let Ok(engine) = Engine::open(home, shim, sockets) {
+        for key in engine.keys().unwrap_or_default() {
+            let _ = engine.stop(&key, StopMode::Kill);
+        }
+    }
+}
+
 /// What had been promised when these events had happened.
-fn promises(events: &[Event<'_>]) -> Promises {
-    let mut promises = Promises::from([("main".to_owned(), Promised::default())]);
+fn promises(before: &Promises, events: &[Event<'_>]) -> Promises {
+    let mut promises = before.clone();
     for event in events {
         let Event::Mark { text } = event else { continue };
         let text = std::str::from_utf8(text).unwrap();
@@ -138,11 +211,11 @@ fn promises(events: &[Event<'_>]) -> Promises {
             }
             "creating" => {
                 let mut child = promises[more].clone();
-                child.uncertain = true;
+                child.parent = Some(more.to_owned());
                 promises.insert(branch.to_owned(), child);
             }
-            "created" => promises.get_mut(branch).unwrap().uncertain = false,
-            "deleting" => promises.get_mut(branch).unwrap().uncertain = true,
+            "created" => promises.get_mut(branch).unwrap().parent = None,
+            "deleting" => promises.get_mut(branch).unwrap().deleting = true,
             "deleted" => promises.get_mut(branch).unwrap().gone = true,
             _ => {}
         }
@@ -156,11 +229,8 @@ fn acknowledged(promises: &mut Promises, branch: &str, more: &str) {
     let (client, sequence) = more.split_once(' ').unwrap();
     let (client, sequence): (u64, u64) = (client.parse().unwrap(), sequence.parse().unwrap());
     promises.get_mut(branch).unwrap().clients.insert(client, (sequence, sequence + 1));
-    for (name, promised) in promises.iter_mut().filter(|(_, promised)| promised.uncertain && !promised.gone) {
-        let inherited = client / 10 * 10 < first_client(name);
-        if inherited {
-            promised.clients.entry(client).or_default().1 = sequence + 1;
-        }
+    for child in promises.values_mut().filter(|child| child.parent.as_deref() == Some(branch)) {
+        child.clients.entry(client).or_default().1 = sequence + 1;
     }
 }
 
@@ -169,15 +239,14 @@ fn first_client(branch: &str) -> u64 {
     match branch {
         "main" => 0,
         "first" => 10,
-        "second" => 20,
-        "third" => 10,
+        "third" | "fifth" => 10,
         _ => 20,
     }
 }
 
 /// The machine after the power came back.
 struct After<'a> {
-    run: &'a Run,
+    run: &'a Run<'a>,
     place: PathBuf,
     /// What each child was found to have of its parent: at every cut the same.
     frozen: &'a mut BTreeMap<String, String>,
@@ -192,13 +261,7 @@ impl After<'_> {
         for key in engine.keys().unwrap_or_default() {
             let _ = engine.stop(&key, StopMode::Kill);
         }
-        if looked.is_err()
-            && let Some(keep) = std::env::var_os("ANABRANCH_POWER_KEEP")
-        {
-            std::fs::rename(&self.place, keep).unwrap();
-        } else {
-            std::fs::remove_dir_all(&self.place).unwrap();
-        }
+        std::fs::remove_dir_all(&self.place).unwrap();
         looked
     }
 
@@ -216,7 +279,7 @@ impl After<'_> {
         for (branch, promised) in main_first.chain(promises.iter().filter(|(branch, _)| *branch != "main")) {
             if found.contains(&key(branch)) {
                 self.look_at(engine, branch, promised).await.map_err(|what| format!("{branch}: {what}"))?;
-            } else if !promised.uncertain && !promised.gone {
+            } else if !promised.is_uncertain() && !promised.gone {
                 return Err(format!("{branch} is lost"));
             }
         }
@@ -305,12 +368,13 @@ async fn questions(sockets: &Path, branch: &str, promised: &Promised) -> Result<
         first_client(branch)
     );
     let frozen = text(&client, &frozen).await;
-    Ok((!promised.uncertain && branch != "main").then_some(frozen))
+    Ok((!promised.is_uncertain() && branch != "main").then_some(frozen))
 }
 
 /// Places right after notes that begin so.
 pub fn after_marks(events: &[Event<'_>], beginning: &str) -> Vec<usize> {
-    let fits = |event: &Event<'_>| matches!(event, Event::Mark { text } if text.starts_with(beginning.as_bytes()));
+    let fits =
+        |event: &Event<'_>| matches!(event, Event::Mark { text } if text.starts_with(beginning.as_bytes()));
     events.iter().enumerate().filter(|(_, event)| fits(event)).map(|(at, _)| at + 1).collect()
 }
 
@@ -318,6 +382,26 @@ pub fn after_marks(events: &[Event<'_>], beginning: &str) -> Vec<usize> {
 pub fn marked(events: &[Event<'_>], note: &str) -> usize {
     let wanted = Event::Mark { text: note.as_bytes() };
     events.iter().position(|event| *event == wanted).unwrap_or_else(|| panic!("no note {note:?} in the log"))
+}
+
+/// Cuts where the planted faults of `power_faults` show, up to `share` of each kind.
+pub fn telling_cuts(run: &Run<'_>, share: usize, seed: u64) -> Vec<Cut> {
+    let events = run.events();
+    let begin = marked(&events, "filled");
+    let targets = [
+        (run.before_syncs_of("pg_xact/"), Survival::Metadata),
+        (after_marks(&events, "checkpointed"), Survival::Nothing),
+        (after_marks(&events, "checkpointed"), Survival::Scattered(50)),
+        (after_marks(&events, "created"), Survival::Nothing),
+    ];
+    let mut cuts = Vec::new();
+    for (places, survival) in targets {
+        let places: Vec<usize> = places.into_iter().filter(|&at| at > begin).collect();
+        let step = (places.len() / share).max(1);
+        let chosen = places.iter().skip(seed as usize % step).step_by(step).take(share);
+        cuts.extend(chosen.map(|&after| Cut { after, survival, seed }));
+    }
+    cuts
 }
 
 /// `count` cuts after the tables were filled: half anywhere, half soon after a sync ended or a note
@@ -339,7 +423,7 @@ pub fn cuts(events: &[Event<'_>], count: usize, seed: u64) -> Vec<Cut> {
             } else {
                 turns[random.below(turns.len() as u64) as usize] + 1 + random.below(4) as usize
             };
-            Cut { after: after.min(to), survival: Survival::random(&mut random), seed: random.next() }
+            Cut { after: after.min(to), survival: Survival::random(&mut random), seed: random.draw() }
         })
         .collect()
 }

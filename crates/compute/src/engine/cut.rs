@@ -131,6 +131,7 @@ impl Engine {
         let parent_data = self.data_directory(parent);
         copy_settings(&parent_data, &new.join("pgdata"))?;
         let recorded = Recorded::configured(&parent_data)
+            .and_then(|configured| Ok(configured.max(&Recorded::last_started(&parent_data)?)))
             .context(|| format!("could not read the configuration of branch {parent}"))?
             .max(&Recorded::of_control_file(&seen.control))
             .max(&parent_record.recorded);

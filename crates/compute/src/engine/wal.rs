@@ -39,7 +39,8 @@ impl Engine {
         let size = self.record(key)?.wal_segment_size;
         let control = self.control_file(key)?;
         let data = self.data_directory(key);
-        let keep = slot_positions(&data.join("pg_replslot")).into_iter().fold(control.redo_lsn.0, u64::min) / size;
+        let keep =
+            slot_positions(&data.join("pg_replslot")).into_iter().fold(control.redo_lsn.0, u64::min) / size;
         let directory = data.join("pg_wal");
         let mut segments = Segments::list(directory, control.timeline, size)?;
         let before = self.wal_marks().insert(key.clone(), mark).unwrap_or(mark);

@@ -92,6 +92,9 @@ fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
     }
 }
 
+/// After so many looks, half a millisecond apart, a syncer that never said who it is has died.
+const UNCLEAR_ROUNDS: u32 = 2000;
+
 /// Makes a sealed layer durable, or waits for whoever is doing so, and reports how it ended.
 ///
 /// A failure is sticky: the kernel reports a lost write once, so a second sync would lie. `witness`
@@ -100,6 +103,7 @@ fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
 /// grave, and `syncfs` on the witness is what still knows.
 pub fn sync_layer(layer: &Layer, witness: Option<Fd>) -> Result<()> {
     let Some(arena) = layer.arena() else { return Ok(()) };
+    let mut unclear_rounds = 0;
     loop {
         match arena.sync_state() {
             SyncState::Durable => return Ok(()),
@@ -114,9 +118,16 @@ pub fn sync_layer(layer: &Layer, witness: Option<Fd>) -> Result<()> {
                 let header = arena.header();
                 let pid = header.syncer_pid.load(Ordering::Acquire);
                 let start = header.syncer_start.load(Ordering::Acquire);
-                let alive = pid == 0 || sys::process_start(pid) == Some(start);
-                if !alive
-                    && header.syncer_pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+                // Somebody who has just claimed the sync writes down who it is one step later.
+                let unclear = pid == 0 || sys::process_start(pid).is_some_and(|now| now != start);
+                unclear_rounds = if unclear { unclear_rounds + 1 } else { 0 };
+                let gone = pid != 0 && sys::process_start(pid).is_none();
+                let me = sys::getpid();
+                if (gone || unclear_rounds > UNCLEAR_ROUNDS)
+                    && header
+                        .syncer_pid
+                        .compare_exchange(pid, me, Ordering::AcqRel, Ordering::Acquire)
+                        .is_ok()
                 {
                     store_syncer(arena);
                     let seen = witness.map_or(Ok(()), sys::syncfs);
@@ -292,7 +303,8 @@ fn index_file(layer: &Layer, path: &RelPath, builder: &mut Builder) -> Result<()
 /// has an index or an arena of this boot.
 pub fn rebuild(layers: Fd, id: LayerId) -> Result<()> {
     let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
-    let rebuilt = rebuild_in(dir);
+    // Relatives that start at the same time share the layer.
+    let rebuilt = sys::flock(dir, libc::LOCK_EX).and_then(|()| rebuild_in(dir));
     sys::close(dir);
     rebuilt
 }
@@ -322,12 +334,7 @@ fn rebuild_in(dir: Fd) -> Result<()> {
     sys::renameat(dir, c"arena.new", dir, c"arena")
 }
 
-fn restore_directory(
-    files: Fd,
-    arena: &Arena,
-    at: &RelPath,
-    lengths: &mut Vec<(u32, u64)>,
-) -> Result<()> {
+fn restore_directory(files: Fd, arena: &Arena, at: &RelPath, lengths: &mut Vec<(u32, u64)>) -> Result<()> {
     let mut names = Vec::new();
     list_native(files, at, &mut |name, kind| {
         names.push((at.join(name)?, kind));
