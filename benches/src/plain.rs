@@ -192,7 +192,9 @@ fn initdb(server: &Server, directory: &Path, setup: &Setup) -> Result<()> {
 
 impl Drop for Plain {
     fn drop(&mut self) {
-        let ended = process::kill_all(&self.spec.data_dir)
+        // A killed server would leave its dynamic shared memory behind.
+        let ended = process::stop_fast(&self.spec.data_dir, LIMIT)
+            .or_else(|_| process::kill_all(&self.spec.data_dir))
             .and_then(|()| process::remove_stale_shared_memory(&self.spec.data_dir));
         if let Err(error) = ended {
             eprintln!("warning: {error}");

@@ -510,6 +510,15 @@ fn moment(random: &mut Random, usually: Duration) -> Duration {
     Duration::from_micros(random.below(usually.as_micros() as u64 * 3 / 2))
 }
 
+/// Command lines of live processes that name a program and the lab.
+fn programs_on(lab: &Lab, program: &str) -> Vec<String> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()));
+    pids.map(title)
+        .filter(|line| line.contains(program) && line.contains(lab.home().to_str().unwrap()))
+        .collect()
+}
+
 fn leftovers(lab: &Lab, suffix: &str) -> usize {
     let names = fs::read_dir(lab.home().join("branches")).unwrap();
     names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(suffix)).count()
@@ -631,6 +640,8 @@ fn a_daemon_killed_while_it_makes_a_project_leaves_nothing() {
         let name = format!("root-{round}");
         let after = moment(&mut random, usually);
         let answered = Daemon::start(&lab).die_in(&format!("root {name}"), after);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(programs_on(&lab, "initdb"), [""; 0], "it outlives the daemon");
         lab.reopen();
         assert_tidy(&lab);
         assert!(exists(&lab, &name) || !answered, "an answered project is gone");

@@ -116,6 +116,61 @@ async fn a_relation_across_the_border_of_its_files() {
     println!("all in {:?}", begin.elapsed());
 }
 
+/// PostgreSQL grows a table that is copied into by more pages than it fills, without writing them: what
+/// was cut off there must not show again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_shrank_and_grew_shows_no_old_rows() {
+    // Buffers enough for it to grow by many pages at once.
+    let settings = [("shared_buffers", "32MB")];
+    let lab = Lab::new();
+    lab.engine.create_root(&key("main"), &lab.server, PASSWORD).unwrap();
+    lab.start_with("main", &settings);
+    let main = lab.connect("main").await;
+    let fill = "create table t(i int, v text); insert into t select i, repeat('old', 300) from generate_series(1, 9000) i";
+    run(&main, fill).await;
+    run(&main, "checkpoint").await;
+    lab.engine.create_child(&key("main"), &key("dev")).unwrap();
+    let file = lab.path.join("rows");
+    let lines: String = (0..1500).map(|i| format!("{}\t{}\n", 100_000 + i, "new".repeat(300))).collect();
+    std::fs::write(&file, lines).unwrap();
+    lab.start_with("dev", &settings);
+    let copy = format!("copy t from '{}'", file.display());
+    for (name, left) in [("main", 3000), ("dev", 5000)] {
+        let client = lab.connect(name).await;
+        run(&client, &format!("delete from t where i > {left}")).await;
+        run(&client, "vacuum t").await;
+        let size = "select pg_relation_size('t') / 8192";
+        let small: u64 = text(&client, size).await.parse().unwrap();
+        run(&client, &copy).await;
+        run(&client, "checkpoint").await;
+        let large: u64 = text(&client, size).await.parse().unwrap();
+        let filled: u64 =
+            text(&client, "select max((ctid::text::point)[0]::int) + 1 from t").await.parse().unwrap();
+        assert!(
+            small < filled && filled < large,
+            "{name}: {small} pages, then {large}, {filled} of them filled"
+        );
+    }
+    lab.engine.create_child(&key("main"), &key("later")).unwrap();
+    lab.start("later");
+    for round in ["at once", "after a restart"] {
+        for (name, left) in [("main", 3000), ("dev", 5000), ("later", 3000)] {
+            let client = lab.connect(name).await;
+            // Read from the files, not from buffers.
+            run(&client, "create extension if not exists pg_buffercache").await;
+            run(&client, "checkpoint; select count(pg_buffercache_evict(bufferid)) from pg_buffercache")
+                .await;
+            let count = "select count(*) filter (where v like 'old%') || ' ' ||
+                                count(*) filter (where v like 'new%') from t";
+            assert_eq!(text(&client, count).await, format!("{left} 1500"), "{name} {round}");
+            e2e::tpcb::check_pages(&client).await;
+            drop(client);
+            lab.stop(name);
+            lab.start_with(name, &settings);
+        }
+    }
+}
+
 /// Files in the trash of a branch's layers.
 fn trash(lab: &Lab, branch: &str) -> Vec<PathBuf> {
     let directories = lab.layers(branch).into_iter().filter_map(|layer| layer.join("trash").read_dir().ok());

@@ -347,9 +347,11 @@ async fn segments_that_held_older_wal() {
     };
     let mut reused = 0;
     for (unit, before) in [(PAGE, 8), (SEGMENT, 0), (SEGMENT, SEGMENT - 48)] {
+        scene.message(9_000_000, true).await;
         let (held, _) = scene.cut();
         let rows = scene.rows;
         let shared = scene.lab.shared_segments("main");
+        assert!(shared.len() >= 2, "{shared:?}");
         for _ in 0..2 {
             scene.lab.engine.maintain().unwrap();
             scene.message(20_000_000, true).await;

@@ -17,6 +17,7 @@ mod wal;
 use pgdata::Lsn;
 
 pub use home::Engine;
+pub use run::remove_caches;
 
 /// Identity of a branch's data on disk: the branch's `uid` (`br-…`), safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

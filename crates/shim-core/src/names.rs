@@ -199,7 +199,9 @@ impl Tracker {
         stored?;
         sys::renameat(layer.files, from.as_cstr(), layer.files, to.as_cstr())?;
         // A sync in between may have taken the new name for durable.
-        arena.record(number).flags.fetch_and(!arena::NAMED, Ordering::AcqRel);
+        let flags = &arena.record(number).flags;
+        flags.fetch_and(!(arena::NAMED | arena::LISTED), Ordering::AcqRel);
+        flags.fetch_or(arena::LINKED, Ordering::AcqRel);
         self.retire(layer, to);
         self.retire(layer, from);
         self.add_record(to, whole_to, inside.top, number).map(drop)

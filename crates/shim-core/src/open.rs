@@ -228,7 +228,9 @@ impl Tracker {
         let number = arena.add(path, arena::DIRTY | class, 0)?;
         let entry = Entry { kind: entry::Kind::Complete, record: number, floor: 0 };
         match named_file(layer, path, mode, |fd| entry.store(fd)) {
-            Ok(()) => {}
+            Ok(()) => {
+                arena.record(number).flags.fetch_or(arena::LINKED, Ordering::AcqRel);
+            }
             Err(errno) => {
                 arena.record(number).flags.store(0, Ordering::Release);
                 return Err(errno);
@@ -284,6 +286,7 @@ impl Tracker {
             sys::ftruncate(fd, length)?;
             entry.store(fd)
         })?;
+        arena.record(number).flags.fetch_or(arena::LINKED, Ordering::AcqRel);
         if record.base.load(Ordering::Acquire) == NONE {
             record.base_blocks.store(blocks(length), Ordering::Release);
             record.base.store(version, Ordering::Release);

@@ -47,8 +47,11 @@ impl Tracker {
         }
         seal::sync_file(layer, arena, number, fd, !data_only)?;
         // For the caller this file may have existed for years: it will not sync the directory.
-        if flags.load(Ordering::Acquire) & arena::NAMED == 0 {
-            seal::sync_directories(layer, &arena.path(number)?)?;
+        let now = flags.load(Ordering::Acquire);
+        if now & arena::NAMED == 0 {
+            if now & arena::LISTED == 0 {
+                seal::sync_name(layer, arena, number)?;
+            }
             flags.fetch_or(arena::NAMED, Ordering::AcqRel);
         }
         Ok(())

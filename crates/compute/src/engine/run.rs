@@ -198,10 +198,7 @@ impl Engine {
     }
 
     fn cache_directory(&self, key: &BranchKey) -> PathBuf {
-        let home = self.home.layers_path();
-        let hash = store::path::fnv1a(home.as_os_str().as_encoded_bytes());
-        let uid = crate::os::effective_uid();
-        Path::new("/dev/shm").join(format!("anabranch-{uid}-{hash:016x}-{key}"))
+        Path::new(MEMORY).join(format!("{}{key}", cache_prefix(&self.home.layers_path())))
     }
 
     pub(super) fn remove_cache_directory(&self, key: &BranchKey) {
@@ -275,4 +272,25 @@ fn defaults() -> settings::Settings {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
+}
+
+/// Where caches of running computes are kept.
+const MEMORY: &str = "/dev/shm";
+
+/// Beginning of the names of a home's cache directories.
+fn cache_prefix(layers: &Path) -> String {
+    let hash = store::path::fnv1a(layers.as_os_str().as_encoded_bytes());
+    format!("anabranch-{}-{hash:016x}-", crate::os::effective_uid())
+}
+
+/// Removes the cache directories of a home of which nothing runs any more, for whoever removes the
+/// home itself.
+pub fn remove_caches(home: &Path) {
+    let prefix = cache_prefix(&home.join("layers"));
+    for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            // Caches: what cannot be removed costs memory, nothing else.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }

@@ -39,6 +39,10 @@ pub const DIRTY: u32 = 4;
 pub const NAMED: u32 = 8;
 /// The file is of class *whole*: never read by block.
 pub const WHOLE: u32 = 16;
+/// The file has its name.
+pub const LINKED: u32 = 32;
+/// The file's name is durable, perhaps by a sync of its directory for another file's sake.
+pub const LISTED: u32 = 64;
 
 shared_struct! {
     /// Head of the arena.

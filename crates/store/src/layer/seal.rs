@@ -77,6 +77,26 @@ pub fn sync_directories(layer: &Layer, path: &RelPath) -> Result<()> {
     Ok(())
 }
 
+/// Makes the name of a record's file durable, and with it the names that its directory held already:
+/// a checkpoint syncs many new files of one directory.
+pub fn sync_name(layer: &Layer, arena: &Arena, record: u32) -> Result<()> {
+    let path = arena.path(record)?;
+    let directory = path.parent();
+    let mut along = Vec::new();
+    for other in 0..arena.records() {
+        let flags = arena.record(other).flags.load(Ordering::Acquire);
+        let wanted = flags & (arena::LIVE | arena::LINKED | arena::LISTED) == arena::LIVE | arena::LINKED;
+        if wanted && arena.path(other)?.parent() == directory {
+            along.push(other);
+        }
+    }
+    sync_directories(layer, &path)?;
+    for other in along {
+        arena.record(other).flags.fetch_or(arena::LISTED, Ordering::AcqRel);
+    }
+    Ok(())
+}
+
 fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
     if planted(Fault::DirectoriesUnsynced) {
         return Ok(());
