@@ -14,7 +14,7 @@ use e2e::tpcb::check_pages;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 
-const CUTS: usize = 9;
+const CUTS: usize = 7;
 /// Between two rounds of the same work: without it checkpoints would only sync new files.
 const PAUSE: Duration = Duration::from_millis(20);
 const SETTINGS: [(&str, &str); 4] = [
@@ -34,7 +34,8 @@ async fn fill(client: &Client) {
            declare name regclass; sum numeric; part numeric;
            begin
              select sum(amount) into sum from ledger;
-             for name in select oid::regclass from pg_class where relname like 'parked%' and relkind = 'r' loop
+             for name in select oid::regclass from pg_class
+                         where relname like 'parked%' and relkind = 'r' loop
                execute format('select coalesce(sum(amount), 0) from %s', name) into part;
                sum := sum + part;
              end loop;
@@ -69,11 +70,15 @@ async fn fill_source(client: &Client) {
 /// Makes tables, rewrites them, gets rid of them in every way, and rolls all of it back.
 async fn tables(client: &Client, n: usize) {
     let (id, parked) = (n % 100, format!("parked_{}", n % 7));
-    run(client, &format!(
-        "begin; create table {parked}(amount bigint, note text); alter table {parked} alter note set storage external;
+    run(
+        client,
+        &format!(
+            "begin; create table {parked}(amount bigint, note text);
+         alter table {parked} alter note set storage external;
          update ledger set amount = amount - 7 where id = {id};
          insert into {parked} values (3, repeat('x', 3000)), (4, repeat('y', 9000)); commit"
-    ))
+        ),
+    )
     .await;
     run(client, &format!("alter table {parked} alter amount type numeric")).await;
     run(client, &format!("alter table {parked} add column extra uuid default gen_random_uuid()")).await;
@@ -102,10 +107,16 @@ async fn tables(client: &Client, n: usize) {
 
 /// Writes a table anew in all the ways there are, its sum being 0 at all times.
 async fn rewrites(client: &Client, n: usize) {
-    run(client, &format!(
-        "begin; update balanced set amount = amount + {n} where id = {}; update balanced set amount = amount - {n}
-         where id = {}; commit", n * 7 % 4000, (n * 7 + 2000) % 4000
-    ))
+    run(
+        client,
+        &format!(
+            "begin; update balanced set amount = amount + {n} where id = {};
+         update balanced set amount = amount - {n}
+         where id = {}; commit",
+            n * 7 % 4000,
+            (n * 7 + 2000) % 4000
+        ),
+    )
     .await;
     let statements: &[&str] = match n % 9 {
         0 => &["vacuum full balanced"],

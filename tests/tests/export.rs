@@ -71,7 +71,8 @@ async fn row_digests(client: &Client) -> String {
         client,
         "create or replace function pg_temp.digest_of(name regclass) returns text language plpgsql as
          $$ declare found text; begin
-              execute format('select count(*) || '':'' || coalesce(md5(string_agg(row, '''' order by row)), '''')
+              execute format('select count(*) || '':'' ||
+                                     coalesce(md5(string_agg(row, '''' order by row)), '''')
                               from (select t::text as row from %s t) rows', name) into found;
               return found;
             end $$",
@@ -79,7 +80,8 @@ async fn row_digests(client: &Client) -> String {
     .await;
     text(
         client,
-        "select string_agg(relname || ' ' || pg_temp.digest_of(oid::regclass), E'\\n' order by relname) from pg_class
+        "select string_agg(relname || ' ' || pg_temp.digest_of(oid::regclass), E'\\n' order by relname)
+         from pg_class
          where relkind in ('r', 'm') and relpersistence = 'p' and relnamespace = 'public'::regnamespace",
     )
     .await

@@ -125,7 +125,8 @@ async fn settings_that_recovery_needs_are_never_lowered() {
         assert_eq!(show(&dev, setting).await, value, "{setting}");
     }
     // Commit times came with the rows, and go on.
-    let time = "select count(*) from t where pg_xact_commit_timestamp(xmin) between now() - interval '1 hour' and now()";
+    let time = "select count(*) from t
+                where pg_xact_commit_timestamp(xmin) between now() - interval '1 hour' and now()";
     assert_eq!(text(&dev, time).await, "1");
     run(&dev, "insert into t values (2)").await;
     assert_eq!(text(&dev, time).await, "2");
@@ -238,10 +239,14 @@ async fn a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped() {
     run(&publisher, "insert into t select generate_series(1, 100)").await;
     run(&main, "create table t(i int primary key)").await;
     let socket = lab.engine.socket_dir(&key("publisher"));
-    run(&main, &format!(
-        "create subscription s connection 'host={} user={BOOTSTRAP_ROLE} password={PASSWORD} dbname=postgres' publication p",
+    run(
+        &main,
+        &format!(
+        "create subscription s connection 'host={} user={BOOTSTRAP_ROLE} password={PASSWORD} dbname=postgres'
+         publication p",
         socket.display()
-    ))
+    ),
+    )
     .await;
     await_text(&main, "select count(*) from t", "100").await;
     await_text(&publisher, SLOT, "1 1").await;
@@ -295,10 +300,14 @@ async fn a_child_of_a_publisher_keeps_its_publication_without_slots() {
     let (dev, other) = (lab.connect("dev").await, lab.connect("other").await);
     run(&other, "create table t(i int primary key)").await;
     let socket = lab.engine.socket_dir(&key("dev"));
-    run(&other, &format!(
-        "create subscription s connection 'host={} user={BOOTSTRAP_ROLE} password={PASSWORD} dbname=postgres' publication p",
+    run(
+        &other,
+        &format!(
+        "create subscription s connection 'host={} user={BOOTSTRAP_ROLE} password={PASSWORD} dbname=postgres'
+         publication p",
         socket.display()
-    ))
+    ),
+    )
     .await;
     run(&dev, "insert into t values (2)").await;
     run(&main, "insert into t values (3)").await;

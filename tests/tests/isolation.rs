@@ -82,7 +82,8 @@ async fn no_byte_of_a_parent_changes_by_what_its_descendants_write() {
     }
     assert_same(&before, &everything_of(&lab, "main"));
     // Each sees its own and nobody else's.
-    let tables = "select string_agg(relname, ' ' order by relname) from pg_class where relname ~ '^(only_|later|doomed)'";
+    let tables = "select string_agg(relname, ' ' order by relname) from pg_class
+                  where relname ~ '^(only_|later|doomed)'";
     for (name, expected) in
         [("first", "only_first"), ("second", "later only_second"), ("grandchild", "only_grandchild")]
     {

@@ -126,7 +126,8 @@ async fn a_table_that_shrank_and_grew_shows_no_old_rows() {
     lab.engine.create_root(&key("main"), &lab.server, PASSWORD).unwrap();
     lab.start_with("main", &settings);
     let main = lab.connect("main").await;
-    let fill = "create table t(i int, v text); insert into t select i, repeat('old', 300) from generate_series(1, 9000) i";
+    let fill = "create table t(i int, v text);
+                insert into t select i, repeat('old', 300) from generate_series(1, 9000) i";
     run(&main, fill).await;
     run(&main, "checkpoint").await;
     lab.engine.create_child(&key("main"), &key("dev")).unwrap();

@@ -450,8 +450,10 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         let plain = find(call, base).filter(|_| way != base && way != LIBC);
         table.row(row(call, way, &cost, plain.as_ref()));
     }
-    table.note("Processor time, best batch of a round. A part is not a system call: its cost stands alone. \"More\" is the \
-         difference of medians.");
+    table.note(
+        "Processor time, best batch of a round; what syncs: median of a round by the wall clock. A part \
+         is not a system call: its cost stands alone. \"More\" is the difference of medians.",
+    );
     vec![table]
 }
 

@@ -157,7 +157,10 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
             table.row(rates.into_iter().chain([format!("{cost:.1}"), costs]));
         }
     }
-    table.note("A ratio is taken within a round; shown is the median of the rounds. Goals: TPC-B ≥ 0.95, select-only ≥ 0.97.");
+    table.note(
+        "A ratio is taken within a round; shown is the median of the rounds. Goals: TPC-B ≥ 0.95, \
+         select-only ≥ 0.97.",
+    );
     vec![table]
 }
 

@@ -9,14 +9,17 @@ pub const ACCOUNTS: i32 = 100_000;
 /// Makes, fills and vacuums the tables; ends with a checkpoint.
 pub fn fill(session: &Session, scale: i32) -> Result<()> {
     session.run(&format!(
-        "CREATE TABLE pgbench_branches (bid int NOT NULL, bbalance int, filler char(88)) WITH (fillfactor = 100);
+        "CREATE TABLE pgbench_branches (bid int NOT NULL, bbalance int, filler char(88))
+             WITH (fillfactor = 100);
          CREATE TABLE pgbench_tellers (tid int NOT NULL, bid int, tbalance int, filler char(84))
              WITH (fillfactor = 100);
          CREATE TABLE pgbench_accounts (aid int NOT NULL, bid int, abalance int, filler char(84))
              WITH (fillfactor = 100);
-         CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
+         CREATE TABLE pgbench_history
+             (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
          INSERT INTO pgbench_branches SELECT i, 0, '' FROM generate_series(1, {scale}) i;
-         INSERT INTO pgbench_tellers SELECT i, (i - 1) / 10 + 1, 0, '' FROM generate_series(1, {scale} * 10) i;
+         INSERT INTO pgbench_tellers
+             SELECT i, (i - 1) / 10 + 1, 0, '' FROM generate_series(1, {scale} * 10) i;
          INSERT INTO pgbench_accounts
              SELECT i, (i - 1) / {ACCOUNTS} + 1, 0, '' FROM generate_series(1, {scale} * {ACCOUNTS}) i;
          ALTER TABLE pgbench_branches ADD PRIMARY KEY (bid);

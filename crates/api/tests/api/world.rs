@@ -215,6 +215,7 @@ impl Drop for World {
         }
         for entry in std::fs::read_dir(self.dir.join("home/branches")).into_iter().flatten().flatten() {
             let _ = compute::process::kill_all(&entry.path().join("pgdata"));
+            let _ = compute::process::remove_stale_shared_memory(&entry.path().join("pgdata"));
         }
         compute::engine::remove_caches(&self.dir.join("home"));
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -224,7 +224,11 @@ impl Engine {
         let failed = |error: process::Error| Error::Postgres(format!("branch {key}: {error}"));
         match mode {
             StopMode::Fast => process::stop_fast(&data, STOP_LIMIT).map_err(failed)?,
-            StopMode::Kill => process::kill_all(&data).map_err(failed)?,
+            StopMode::Kill => {
+                process::kill_all(&data).map_err(failed)?;
+                // The next start looks again; left alone, segments of killed computes add up.
+                let _ = process::remove_stale_shared_memory(&data);
+            }
         }
         self.remove_cache_directory(key);
         Ok(())
