@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::errno::{Errno, Result};
 use crate::layer::arena::MAX_BLOCKS;
+use crate::owned_lock::{self, Held};
 use crate::path::{MAX_PATH, RelPath};
 use crate::shared_struct;
 use crate::shm::Mapping;
-use crate::sys;
 
 /// No base: the version is complete.
 pub const NONE: u32 = u32::MAX;
@@ -84,11 +84,6 @@ pub struct Files {
     maps_at: usize,
 }
 
-/// Holds the lock of a path's stripe until dropped.
-pub struct PathLock<'a> {
-    word: Option<&'a AtomicU32>,
-}
-
 impl Files {
     /// Makes the table. Only in the first process of a compute, before it forks.
     pub fn create() -> Result<Files> {
@@ -128,29 +123,9 @@ impl Files {
         self.mapping.slice(offset, MAX_BLOCKS as usize)
     }
 
-    /// Takes the lock of `path`'s stripe. A holder that died loses it; a nested call of the holder
-    /// (a signal handler) passes.
-    pub fn lock(&self, path: &RelPath) -> PathLock<'_> {
-        let word = &self.header().locks[path.hash() as usize % BUCKETS % STRIPES];
-        let me = sys::gettid();
-        let mut spins = 0u32;
-        loop {
-            match word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return PathLock { word: Some(word) },
-                Err(owner) if owner == me => return PathLock { word: None },
-                Err(owner) => {
-                    spins += 1;
-                    if spins.is_multiple_of(1000) && sys::process_start(owner).is_none() {
-                        let _ = word.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
-                    }
-                }
-            }
-            if spins < 100 {
-                std::hint::spin_loop();
-            } else {
-                sys::sleep(std::time::Duration::from_micros(20));
-            }
-        }
+    /// Takes the lock of `path`'s stripe.
+    pub fn lock(&self, path: &RelPath) -> Held<'_> {
+        owned_lock::lock(&self.header().locks[path.hash() as usize % BUCKETS % STRIPES])
     }
 
     /// The live record of `path`.
@@ -279,13 +254,5 @@ impl FileRecord {
 
     fn is(&self, path: &RelPath) -> bool {
         self.path() == *path
-    }
-}
-
-impl Drop for PathLock<'_> {
-    fn drop(&mut self) {
-        if let Some(word) = self.word {
-            word.store(0, Ordering::Release);
-        }
     }
 }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::errno::{Errno, Result};
+use crate::owned_lock::{self, Held};
 use crate::shared_struct;
 use crate::shm::Mapping;
 use crate::sys::{self, Fd};
@@ -297,45 +298,13 @@ struct Head {
     first_length: usize,
 }
 
-struct Lock<'a> {
-    word: Option<&'a AtomicU32>,
-}
-
-impl Drop for Lock<'_> {
-    fn drop(&mut self) {
-        if let Some(word) = self.word {
-            word.store(0, Ordering::Release);
-        }
-    }
-}
-
 impl Recorder {
     fn header(&self) -> &Header {
         self.mapping.at(0)
     }
 
-    /// A holder that was killed loses it; a nested call of the holder (a signal handler) passes.
-    fn lock(&self) -> Lock<'_> {
-        let word = &self.header().lock;
-        let me = sys::gettid();
-        let mut spins = 0u32;
-        loop {
-            match word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Lock { word: Some(word) },
-                Err(owner) if owner == me => return Lock { word: None },
-                Err(owner) => {
-                    spins += 1;
-                    if spins.is_multiple_of(1000) && sys::process_start(owner).is_none() {
-                        let _ = word.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed);
-                    }
-                }
-            }
-            if spins < 100 {
-                std::hint::spin_loop();
-            } else {
-                sys::sleep(Duration::from_micros(20));
-            }
-        }
+    fn lock(&self) -> Held<'_> {
+        owned_lock::lock(&self.header().lock)
     }
 
     /// Appends a record; its number. Counts only once it is whole. With the lock.

@@ -84,10 +84,7 @@ impl Engine {
 
     pub(super) fn record(&self, key: &BranchKey) -> Result<CutRecord, Error> {
         self.must_exist(key)?;
-        let manifest = self
-            .home
-            .manifest(key.as_str())
-            .context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self.manifest(key)?;
         CutRecord::decode(key.as_str(), &manifest.note)
     }
 
@@ -174,7 +171,7 @@ impl Engine {
             let seen = Seen { control, mark, tail: None, drain: Duration::ZERO, closed: Duration::ZERO };
             return Ok((prepared, seen));
         }
-        let gate = open_gate(branch).context(|| format!("could not open the gate of branch {parent}"))?;
+        let gate = self.gate(parent)?;
         self.refuse_unfit(parent, &gate, &stack)?;
         let mut last = GiveUp::Lost;
         for pause in PAUSES {
@@ -339,13 +336,6 @@ fn sync_small_file(layer: &Layer, path: &RelPath) -> store::Result<()> {
     sys::close(fd);
     synced?;
     seal::sync_directories(layer, path)
-}
-
-pub(super) fn open_gate(branch: Fd) -> store::Result<Gate> {
-    let fd = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0)?;
-    let gate = Gate::open(fd);
-    sys::close(fd);
-    gate
 }
 
 /// `pg_control` as of the layers below slot `below`.

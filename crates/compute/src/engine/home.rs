@@ -6,8 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use store::gate::Gate;
 use store::home::Home;
 use store::layer::{Layer, seal};
+use store::manifest::Manifest;
+use store::sys;
 
 use super::{BranchKey, Error};
 
@@ -100,6 +103,23 @@ impl Engine {
         if self.exists(key) { Ok(()) } else { Err(Error::NotFound(key.to_string())) }
     }
 
+    pub(super) fn manifest(&self, key: &BranchKey) -> Result<Manifest, Error> {
+        self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))
+    }
+
+    /// The gate of a branch whose compute runs.
+    pub(super) fn gate(&self, key: &BranchKey) -> Result<Gate, Error> {
+        let what = || format!("could not open the gate of branch {key}");
+        let branch = self.home.open_branch(key.as_str()).context(what)?;
+        let gate = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0).and_then(|fd| {
+            let gate = Gate::open(fd);
+            sys::close(fd);
+            gate
+        });
+        sys::close(branch);
+        gate.context(what)
+    }
+
     /// The lock of a branch: one cut, start, stop or removal at a time.
     pub(super) fn lock(&self, key: &BranchKey) -> Arc<Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +153,7 @@ impl<T> Context<T> for store::Result<T> {
 }
 
 /// Syncs a sealed layer and gives it its index; nothing to do where it has one.
-pub(super) fn seal_layer(layers: store::sys::Fd, layer: store::layer::LayerId) -> store::Result<()> {
+pub(super) fn seal_layer(layers: sys::Fd, layer: store::layer::LayerId) -> store::Result<()> {
     seal::rebuild(layers, layer)?;
     let layer = Layer::open(layers, layer)?;
     seal::sync_layer(&layer, None)?;

@@ -36,10 +36,7 @@ impl Engine {
     /// When it cannot be read.
     pub fn usage(&self, key: &BranchKey) -> Result<Usage, Error> {
         self.must_exist(key)?;
-        let manifest = self
-            .home
-            .manifest(key.as_str())
-            .context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self.manifest(key)?;
         let references = self.home.reference_counts();
         let mut usage = Usage { own_bytes: disk_usage(&self.directory(key)), shared_bytes: 0 };
         for entry in &manifest.entries {
@@ -98,17 +95,8 @@ impl Engine {
         if !running || !self.exists(key) {
             return Ok(());
         }
-        let mark = self.stream_mark(key)?;
+        let mark = self.gate(key)?.header().stream_mark.load(std::sync::atomic::Ordering::Acquire);
         self.tend_wal(key, mark)
-    }
-
-    /// Highest WAL byte that the running compute has written; 0 for none yet.
-    fn stream_mark(&self, key: &BranchKey) -> Result<u64, Error> {
-        let what = || format!("could not open the gate of branch {key}");
-        let branch = self.home.open_branch(key.as_str()).context(what)?;
-        let gate = super::cut::open_gate(branch);
-        store::sys::close(branch);
-        Ok(gate.context(what)?.header().stream_mark.load(std::sync::atomic::Ordering::Acquire))
     }
 
     fn layer_path(&self, layer: u64) -> PathBuf {

@@ -96,10 +96,7 @@ impl Engine {
     /// A new gate for a new incarnation; whether this is the first start of a child.
     fn make_gate(&self, key: &BranchKey) -> Result<bool, Error> {
         let what = || format!("could not make the gate of branch {key}");
-        let manifest = self
-            .home
-            .manifest(key.as_str())
-            .context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self.manifest(key)?;
         let marker = self.directory(key).join("started");
         let fresh = self.record(key)?.parent.is_some() && !marker.exists();
         if fresh {
@@ -122,15 +119,7 @@ impl Engine {
     }
 
     fn clear_fresh(&self, key: &BranchKey) -> Result<(), Error> {
-        let what = || format!("could not open the gate of branch {key}");
-        let branch = self.home.open_branch(key.as_str()).context(what)?;
-        let gate = sys::openat(branch, c"gate", sys::O_RDWR | sys::O_CLOEXEC, 0).and_then(|fd| {
-            let gate = Gate::open(fd);
-            sys::close(fd);
-            gate
-        });
-        sys::close(branch);
-        gate.context(what)?.header().flags.store(0, std::sync::atomic::Ordering::Release);
+        self.gate(key)?.header().flags.store(0, std::sync::atomic::Ordering::Release);
         Ok(())
     }
 
@@ -253,10 +242,7 @@ impl Engine {
     /// After a restart of the machine: arenas of the branch's layers are made again from what is
     /// durable.
     pub(super) fn rebuild_layers(&self, key: &BranchKey) -> Result<(), Error> {
-        let manifest = self
-            .home
-            .manifest(key.as_str())
-            .context(|| format!("could not read the manifest of branch {key}"))?;
+        let manifest = self.manifest(key)?;
         for entry in &manifest.entries {
             store::layer::seal::rebuild(self.home.layers(), entry.layer)
                 .context(|| format!("branch {key}: could not rebuild layer {:x}", entry.layer))?;
