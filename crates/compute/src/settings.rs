@@ -84,8 +84,6 @@ pub fn forced_settings(major: u32, input: &ForcedInput<'_>) -> Settings {
         // A parent past the usual age would make every child freeze all its pages at once.
         list.push(("autovacuum_freeze_max_age", "1500000000".to_owned()));
         list.push(("autovacuum_multixact_freeze_max_age", "1500000000".to_owned()));
-        // Hint bits alone put whole pages into a child's WAL.
-        list.push(("wal_compression", "pglz".to_owned()));
     }
     if input.first_start {
         list.push(("max_logical_replication_workers", "0".to_owned()));
@@ -371,8 +369,7 @@ mod tests {
         assert_eq!(value(&plain, "hba_file"), Some("/home/b/pgdata/pg_hba.conf"));
         assert_eq!(value(&plain, "wal_level"), Some("replica"));
         assert_eq!(value(&plain, "summarize_wal"), Some("off"));
-        let more =
-            ["io_method", "wal_compression", "autovacuum_freeze_max_age", "max_logical_replication_workers"];
+        let more = ["io_method", "autovacuum_freeze_max_age", "max_logical_replication_workers"];
         for absent in more {
             assert_eq!(value(&plain, absent), None, "{absent}");
         }
@@ -381,7 +378,6 @@ mod tests {
         let child = ForcedInput { child: true, first_start: true, logical: true, ..input() };
         let child = forced_settings(17, &child);
         assert_eq!(value(&child, "wal_level"), Some("logical"));
-        assert_eq!(value(&child, "wal_compression"), Some("pglz"));
         assert_eq!(value(&child, "autovacuum_multixact_freeze_max_age"), Some("1500000000"));
         assert_eq!(value(&child, "max_logical_replication_workers"), Some("0"));
     }
