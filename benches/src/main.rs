@@ -3,6 +3,7 @@
 mod bench;
 mod clock;
 mod daemon;
+mod disk;
 mod failure;
 mod figures;
 mod ground;

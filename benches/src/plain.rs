@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub enum Setup {
     /// PostgreSQL's own defaults for WAL recycling, zeroing and segment size.
     Defaults,
+    /// As [`Setup::Defaults`], with PostgreSQL's own default for `max_wal_size` too.
+    Stock,
     /// Everything that the branch with this data directory was started with, but no preload library:
     /// shows what part of a difference the settings make.
     As(PathBuf),
@@ -31,9 +33,11 @@ pub enum Setup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared(Vec<(&'static str, String)>);
 
+const MAX_WAL_SIZE: &str = "max_wal_size";
+
 /// These decide how much work there is; the first two are handed to the plain side.
 const SHARED: [&str; 7] = [
-    "max_wal_size",
+    MAX_WAL_SIZE,
     "shared_buffers",
     "data_checksums",
     "fsync",
@@ -49,8 +53,14 @@ impl Shared {
         SHARED.into_iter().map(shown).collect::<Result<_>>().map(Shared)
     }
 
-    fn given(&self) -> Settings {
-        self.0.iter().take(2).map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    /// What a plain server of this setup is told.
+    fn given(&self, setup: &Setup) -> Settings {
+        let told = self.0.iter().take(2).filter(|(name, _)| *setup != Setup::Stock || *name != MAX_WAL_SIZE);
+        told.map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    fn without_wal_size(&self) -> Vec<&(&'static str, String)> {
+        self.0.iter().filter(|(name, _)| *name != MAX_WAL_SIZE).collect()
     }
 }
 
@@ -75,13 +85,13 @@ impl Plain {
         initdb(server, &data_dir, setup)?;
         let sockets = ground.make(&format!("{name}/s"))?;
         let settings = match setup {
-            Setup::Defaults => {
+            Setup::Defaults | Setup::Stock => {
                 let quiet = [
                     ("listen_addresses", String::new()),
                     ("unix_socket_directories", sockets.to_string_lossy().into_owned()),
                 ];
                 let quiet = quiet.into_iter().map(|(name, value)| (name.to_owned(), value));
-                shared.given().into_iter().chain(quiet).collect()
+                shared.given(setup).into_iter().chain(quiet).collect()
             }
             Setup::As(branch) => settings_of(branch, &sockets)?,
         };
@@ -129,14 +139,18 @@ impl Plain {
     /// not kept.
     pub fn verify(&self, session: &Session, setup: &Setup, expected: &Shared) -> Result<()> {
         let found = Shared::of(session)?;
-        if found != *expected {
+        let alike = match setup {
+            Setup::Stock => found.without_wal_size() == expected.without_wal_size(),
+            _ => found == *expected,
+        };
+        if !alike {
             return Err(Failure(format!("the sides are not alike: {found:?} against {expected:?}")));
         }
         let wal = ["wal_recycle", "wal_init_zero", "wal_segment_size"];
         let wal: Vec<String> =
             wal.iter().map(|name| session.text(&format!("SHOW {name}"))).collect::<Result<_>>()?;
         let wanted = match setup {
-            Setup::Defaults => ["on", "on", "16MB"].map(str::to_owned),
+            Setup::Defaults | Setup::Stock => ["on", "on", "16MB"].map(str::to_owned),
             Setup::As(_) => ["off".to_owned(), "off".to_owned(), format!("{WAL_SEGMENT_MIB}MB")],
         };
         if wal == wanted { Ok(()) } else { Err(Failure(format!("a plain server has {wal:?} for its WAL"))) }
@@ -178,7 +192,7 @@ fn initdb(server: &Server, directory: &Path, setup: &Setup) -> Result<()> {
     if server.major >= 17 {
         command.args(["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]);
     }
-    if *setup != Setup::Defaults {
+    if matches!(setup, Setup::As(_)) {
         command.arg(format!("--wal-segsize={WAL_SEGMENT_MIB}"));
     }
     command.env_clear().envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C"), ("TZ", "UTC")]);

@@ -136,6 +136,12 @@ pub struct Throughput {
     pub per_second: f64,
     /// Processor time of all processes of the server: steadier than the rate on a shared machine.
     pub server_cpu_seconds: f64,
+    /// What the whole machine read from that disk meanwhile: pages that had left the page cache.
+    #[serde(default)]
+    pub disk_read_bytes: u64,
+    /// And wrote to it.
+    #[serde(default)]
+    pub disk_written_bytes: u64,
 }
 
 /// Weight of a fresh branch.

@@ -1,16 +1,18 @@
 //! TPC-B and select-only on branches and on plain PostgreSQL.
 //!
-//! Four variants, side by side, all of the same build on the same disk with the same `max_wal_size`,
-//! `shared_buffers` and checksums:
+//! Five variants, side by side, all of the same build on the same disk with the same `shared_buffers` and
+//! checksums, and but for the last the same `max_wal_size`:
 //! `plain` (its defaults for WAL recycling, zeroing and segment size), `plain, our settings`
 //! (without the preload library, so that the price of the settings shows), `root` (a branch never
-//! cut) and `child` (a branch of another one, whose data lies below).
+//! cut), `child` (a branch of another one, whose data lies below) and `plain, own max_wal_size` (every
+//! default, so that the price of our shorter distance between checkpoints shows).
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{LOAD_CLIENTS, distinct};
 use crate::bench::Bench;
+use crate::disk::DiskUse;
 use crate::failure::Result;
 use crate::ground;
 use crate::home::Home;
@@ -28,6 +30,7 @@ const PLAIN: &str = "plain";
 const OURS: &str = "plain, our settings";
 const ROOT: &str = "root";
 const CHILD: &str = "child";
+const STOCK: &str = "plain, own max_wal_size";
 
 struct Variant {
     name: &'static str,
@@ -42,11 +45,13 @@ pub fn measure(bench: &Bench) -> Result<()> {
     let child = make_child(bench, &home)?;
     let plain = make_plain(bench, "plain", &Setup::Defaults, &shared)?;
     let ours = make_plain(bench, "ours", &Setup::As(home.data_dir("root")), &shared)?;
+    let stock = make_plain(bench, "stock", &Setup::Stock, &shared)?;
     let variants = [
         Variant { name: PLAIN, target: plain.target(), data_dir: plain.data_dir() },
         Variant { name: OURS, target: ours.target(), data_dir: ours.data_dir() },
         Variant { name: ROOT, target: root, data_dir: home.data_dir("root") },
         Variant { name: CHILD, target: child, data_dir: home.data_dir("child") },
+        Variant { name: STOCK, target: stock.target(), data_dir: stock.data_dir() },
     ];
     for variant in &variants {
         eprintln!("throughput: warming {}", variant.name);
@@ -106,7 +111,9 @@ fn run(bench: &Bench, variant: &Variant, kind: Kind, clients: u32, length: Durat
     let scale = bench.plan.scale;
     let job = Job { target: &variant.target, kind, clients, scale, length: Some(length), latencies: false };
     let before = ServerTime::of(&variant.data_dir)?;
+    let disk_before = DiskUse::of(&variant.data_dir)?;
     let outcome = bench.generator.run(&job)?;
+    let disk = DiskUse::of(&variant.data_dir)?.zip(disk_before).map(|(after, before)| after.since(before));
     session.run("CHECKPOINT")?;
     let after = ServerTime::settled(&variant.data_dir, before.processes)?;
     Ok(Throughput {
@@ -119,6 +126,8 @@ fn run(bench: &Bench, variant: &Variant, kind: Kind, clients: u32, length: Durat
         transactions: outcome.transactions,
         per_second: outcome.per_second,
         server_cpu_seconds: after.seconds - before.seconds,
+        disk_read_bytes: disk.map_or(0, |disk| disk.read),
+        disk_written_bytes: disk.map_or(0, |disk| disk.written),
     })
 }
 
@@ -141,6 +150,8 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         "min–max of ratios",
         "server CPU, µs each",
         "ratio to plain",
+        "disk read, MB",
+        "disk written, MB",
     ];
     let mut table = Table::new("Throughput against plain PostgreSQL", &columns);
     for (load, clients) in distinct(all.iter().map(|run| (run.load.as_str(), run.clients))) {
@@ -154,7 +165,10 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
             let costs = summary(of().filter_map(|run| ratio(run, &group, cost_of)));
             let rates = row(load, clients, variant, &rate, ratios.as_ref());
             let costs = costs.map_or("–".to_owned(), |costs| format!("{:.3}", costs.median));
-            table.row(rates.into_iter().chain([format!("{cost:.1}"), costs]));
+            let mib = |bytes: Option<f64>| format!("{:.0}", bytes.unwrap_or(0.0) / f64::from(1 << 20));
+            let read = mib(summary(of().map(|run| run.disk_read_bytes as f64)).map(|all| all.median));
+            let written = mib(summary(of().map(|run| run.disk_written_bytes as f64)).map(|all| all.median));
+            table.row(rates.into_iter().chain([format!("{cost:.1}"), costs, read, written]));
         }
     }
     table.note(
@@ -206,6 +220,8 @@ mod tests {
                 transactions: 10,
                 per_second,
                 server_cpu_seconds: 0.002,
+                disk_read_bytes: 3 << 20,
+                disk_written_bytes: 5 << 20,
             })
         };
         let lines = [
@@ -218,7 +234,7 @@ mod tests {
         ];
         let text = tables(&lines)[0].to_string();
         let expected =
-            "| TPC-B, 4 clients | root | 3 | 900 | 480–2000 | 0.960 | 0.900–1.000 | 200.0 | 1.000 |";
+            "| TPC-B, 4 clients | root | 3 | 900 | 480–2000 | 0.960 | 0.900–1.000 | 200.0 | 1.000 | 3 | 5 |";
         assert!(text.contains(expected), "{text}");
     }
 }

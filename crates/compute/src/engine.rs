@@ -7,6 +7,7 @@
 mod assemble;
 mod create;
 mod cut;
+mod durable;
 mod export;
 mod home;
 mod maintain;

@@ -145,6 +145,11 @@ impl Home {
         self.path.join("layers")
     }
 
+    /// Path of a layer's directory.
+    pub fn layer_path(&self, id: LayerId) -> PathBuf {
+        self.layers_path().join(directory_name(id).to_string_lossy().as_ref())
+    }
+
     /// Path of a branch's directory.
     pub fn branch_path(&self, name: &str) -> PathBuf {
         self.path.join("branches").join(name)
@@ -167,11 +172,26 @@ impl Home {
     /// Makes a new empty layer, durable as a name, with a lease: one reference that passes to the
     /// manifest that will name it.
     pub fn new_layer(&self) -> Result<LayerId> {
-        let id = self.reserve_layer();
-        let layer = Layer::create(self.layers, id)?;
-        sys::fsync(layer.dir)?;
-        sys::fsync(self.layers)?;
+        let (id, layer) = self.make_layer()?;
+        self.sync_new(&layer)?;
         Ok(id)
+    }
+
+    /// As [`Home::new_layer`], not durable yet.
+    fn make_layer(&self) -> Result<(LayerId, Layer)> {
+        let id = self.reserve_layer();
+        match Layer::create(self.layers, id) {
+            Ok(layer) => Ok((id, layer)),
+            Err(errno) => {
+                self.end_lease(id)?;
+                Err(errno)
+            }
+        }
+    }
+
+    fn sync_new(&self, layer: &Layer) -> Result<()> {
+        sys::fsync(layer.dir)?;
+        sys::fsync(self.layers)
     }
 
     /// Reserves a number for a layer that the caller fills itself, with a lease.
@@ -206,13 +226,14 @@ impl Home {
         }
         let sealed = manifest.entries.clone();
         let slot = manifest.top().slot.checked_add(1).ok_or(Errno(libc::EOVERFLOW))?;
-        let next = Entry { slot, layer: self.new_layer()? };
+        let (id, layer) = self.make_layer()?;
+        let next = Entry { slot, layer: id };
         manifest.entries.push(next);
         manifest.sequence += 1;
         let stored = if planted(Fault::ManifestLate) {
-            manifest.store_unsynced(branch)
+            self.sync_new(&layer).and_then(|()| manifest.store_unsynced(branch))
         } else {
-            manifest.store(branch)
+            manifest.store_after(branch, || self.sync_new(&layer))
         };
         if let Err(errno) = stored {
             self.end_lease(next.layer)?;
@@ -221,10 +242,11 @@ impl Home {
         Ok(Prepared { sealed, next })
     }
 
-    /// The manifest of a child of a cut: the sealed layers and an open one of its own. Counts the
-    /// references; [`Home::abandon`] gives them back.
+    /// The manifest of a child of a cut: the sealed layers and an open one of its own, which is not
+    /// durable yet: its directory and that of all layers must be synced before the branch is
+    /// published. Counts the references; [`Home::abandon`] gives them back.
     pub fn child_manifest(&self, prepared: &Prepared, note: Vec<u8>) -> Result<Manifest> {
-        let own = Entry { slot: prepared.next.slot, layer: self.new_layer()? };
+        let own = Entry { slot: prepared.next.slot, layer: self.make_layer()?.0 };
         count(&mut self.references(), &prepared.sealed);
         let mut entries = prepared.sealed.clone();
         entries.push(own);

@@ -105,7 +105,22 @@ impl Manifest {
     /// Replaces the manifest of the branch directory `dir`; durable on return. Every write of a
     /// manifest goes through here.
     pub fn store(&self, dir: Fd) -> Result<()> {
-        replace_file(dir, NAME, c"manifest.new", &self.encode())
+        self.store_after(dir, || Ok(()))
+    }
+
+    /// As [`Manifest::store`]; `before` makes durable what the manifest names, once its own bytes are:
+    /// most file systems have then done the better part of it.
+    pub fn store_after(&self, dir: Fd, before: impl FnOnce() -> Result<()>) -> Result<()> {
+        replace_file_after(dir, NAME, c"manifest.new", &self.encode(), before)
+    }
+
+    /// Writes the first manifest of a directory that is not published yet. Not durable: whoever
+    /// publishes the directory syncs the file and the directory first.
+    pub fn write_first(&self, dir: Fd) -> Result<()> {
+        let fd = sys::openat(dir, NAME, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
+        let written = sys::pwrite_full(fd, &self.encode(), 0);
+        sys::close(fd);
+        written
     }
 
     /// What [`Fault::ManifestLate`](crate::fault::Fault::ManifestLate) does instead.
@@ -127,10 +142,21 @@ impl Manifest {
 
 /// Writes a file under a temporary name, syncs it, renames it over `name`, syncs the directory.
 pub fn replace_file(dir: Fd, name: &CStr, temporary: &CStr, bytes: &[u8]) -> Result<()> {
+    replace_file_after(dir, name, temporary, bytes, || Ok(()))
+}
+
+fn replace_file_after(
+    dir: Fd,
+    name: &CStr,
+    temporary: &CStr,
+    bytes: &[u8],
+    before: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let fd = sys::openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
     let written = sys::pwrite_full(fd, bytes, 0).and_then(|()| sys::fdatasync(fd));
     sys::close(fd);
     written?;
+    before()?;
     sys::renameat(dir, temporary, dir, name)?;
     sys::fsync(dir)
 }

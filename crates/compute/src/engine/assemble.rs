@@ -12,6 +12,7 @@ use pgdata::Lsn;
 use pgdata::wal::{PAGE, Page, segment_name};
 
 use super::Error;
+use super::durable::Batch;
 use super::home::Context;
 
 /// Where WAL comes from and which part of it is wanted.
@@ -28,34 +29,43 @@ pub(super) struct Source<'a> {
 }
 
 /// Fills `target` (an empty `pg_wal`) so that its WAL ends at `end`, which lies at or after the end
-/// of the cut. Everything is durable on return.
-pub(super) fn assemble(source: &Source<'_>, end: Lsn, target: &Path) -> Result<(), Error> {
+/// of the cut. Durable once `batch` is.
+pub(super) fn assemble(source: &Source<'_>, end: Lsn, target: &Path, batch: &mut Batch) -> Result<(), Error> {
     let size = source.segment_size;
     let (first, last) = (source.redo.0 / size, end.0.saturating_sub(1).max(source.redo.0) / size);
     for segment in first..last {
-        link(source, segment, target)?;
+        link(source, segment, target, batch)?;
     }
-    copy_last(source, last, end, target)?;
-    sync(target)
+    copy_last(source, last, end, target, batch)?;
+    batch.directory(target);
+    Ok(())
 }
 
-fn link(source: &Source<'_>, segment: u64, target: &Path) -> Result<(), Error> {
+/// The bytes of a linked segment are durable: PostgreSQL syncs a segment when it is full, before it
+/// writes into the next one (`XLogWrite`), and a cut's WAL ends in the last one.
+fn link(source: &Source<'_>, segment: u64, target: &Path, batch: &mut Batch) -> Result<(), Error> {
     let name = segment_name(source.timeline, segment, source.segment_size);
     let (from, to) = (source.directory.join(&name), target.join(&name));
     match fs::hard_link(&from, &to) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EMLINK) => {
             fs::copy(&from, &to).context(|| format!("could not copy WAL segment {}", from.display()))?;
+            batch.file_at(&to)?;
         }
         Err(source) => {
             return Err(Error::Io { what: format!("could not link WAL segment {}", from.display()), source });
         }
     }
-    // The parent synced it when it was full; this makes sure of it, and costs nothing then.
-    sync(&to)
+    Ok(())
 }
 
-fn copy_last(source: &Source<'_>, segment: u64, end: Lsn, target: &Path) -> Result<(), Error> {
+fn copy_last(
+    source: &Source<'_>,
+    segment: u64,
+    end: Lsn,
+    target: &Path,
+    batch: &mut Batch,
+) -> Result<(), Error> {
     let size = source.segment_size;
     let name = segment_name(source.timeline, segment, size);
     let path = source.directory.join(&name);
@@ -69,7 +79,8 @@ fn copy_last(source: &Source<'_>, segment: u64, end: Lsn, target: &Path) -> Resu
     copy_pages(&from, &to, start, start, (start + PAGE).min(end.0), source).context(what)?;
     let begin = (source.redo.0 / PAGE * PAGE).max(start + PAGE);
     copy_pages(&from, &to, start, begin, end.0, source).context(what)?;
-    to.sync_all().context(what)
+    batch.file(&target.join(&name), to);
+    Ok(())
 }
 
 fn copy_pages(
@@ -92,8 +103,4 @@ fn copy_pages(
         at += PAGE;
     }
     Ok(())
-}
-
-pub(super) fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|file| file.sync_all()).context(|| format!("could not sync {}", path.display()))
 }

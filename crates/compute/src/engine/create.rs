@@ -10,7 +10,7 @@ use pgdata::control_file::{ControlFile, State};
 use store::manifest::{Entry, Manifest};
 use store::sys;
 
-use super::assemble::sync;
+use super::durable::Batch;
 use super::home::{Context, Engine};
 use super::record::{CutRecord, ServerRecord};
 use super::{BOOTSTRAP_ROLE, BranchKey, Error};
@@ -85,18 +85,19 @@ impl Engine {
         // Slot 0 means "the base" in a block map.
         let entries = vec![Entry { slot: 1, layer: base }, Entry { slot: 2, layer: open }];
         let manifest = Manifest { sequence: 1, entries, note: record.encode()? };
-        self.publish(key, new, &manifest, server)
+        self.publish(key, new, &manifest, server, Batch::default())
     }
 
-    /// Finishes `<key>.new`: server record, manifest, sync, rename.
+    /// Finishes `<key>.new`: server record, manifest, sync of these and of `batch`, rename.
     pub(super) fn publish(
         &self,
         key: &BranchKey,
         new: &Path,
         manifest: &Manifest,
         server: &Server,
+        batch: Batch,
     ) -> Result<(), Error> {
-        let published = self.publish_in(key, new, manifest, server);
+        let published = self.publish_in(key, new, manifest, server, batch);
         if published.is_err() {
             let _ = self.home.abandon(manifest);
         }
@@ -109,18 +110,21 @@ impl Engine {
         new: &Path,
         manifest: &Manifest,
         server: &Server,
+        mut batch: Batch,
     ) -> Result<(), Error> {
-        let path = new.join("server");
         let record =
             ServerRecord { bin_dir: server.bin_dir.clone(), major: server.major, minor: server.minor };
         let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged(error.to_string()))?;
-        write_file(&path, &text)?;
-        sync(&path)?;
+        batch.write(&new.join("server"), &text)?;
         let name = format!("{key}{}", store::home::NEW);
         let branch = self.home.open_branch(&name).context(|| format!("could not open {}", new.display()))?;
-        let stored = manifest.store(branch);
+        let written = manifest.write_first(branch);
         sys::close(branch);
-        stored.context(|| format!("could not write the manifest of branch {key}"))?;
+        written.context(|| format!("could not write the manifest of branch {key}"))?;
+        batch.file_at(&new.join(store::manifest::NAME.to_string_lossy().as_ref()))?;
+        batch.directory(&new.join("pgdata"));
+        batch.directory(new);
+        batch.sync()?;
         self.home.publish(key.as_str()).context(|| format!("could not publish branch {key}"))
     }
 

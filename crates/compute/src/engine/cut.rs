@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,9 @@ use store::layer::{Layer, arena, seal};
 use store::stack::Stack;
 use store::sys::{self, Fd};
 
-use super::assemble::{Source, assemble, sync};
+use super::assemble::{Source, assemble};
 use super::create::{make_skeleton, now_us};
+use super::durable::Batch;
 use super::home::{Context, Engine, seal_layer};
 use super::record::{CutRecord, ServerRecord};
 use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
@@ -124,9 +125,10 @@ impl Engine {
             tail: seen.tail,
         };
         let end = exact_end(&source, seen.mark);
-        assemble(&source, end, &new.join("pgdata/pg_wal"))?;
+        let mut batch = Batch::default();
+        assemble(&source, end, &new.join("pgdata/pg_wal"), &mut batch)?;
         let parent_data = self.data_directory(parent);
-        copy_settings(&parent_data, &new.join("pgdata"))?;
+        copy_settings(&parent_data, &new.join("pgdata"), &mut batch)?;
         let recorded = Recorded::configured(&parent_data)
             .and_then(|configured| Ok(configured.max(&Recorded::last_started(&parent_data)?)))
             .context(|| format!("could not read the configuration of branch {parent}"))?
@@ -150,7 +152,9 @@ impl Engine {
             .home
             .child_manifest(&prepared, record.encode()?)
             .context(|| format!("could not make the layer of branch {child}"))?;
-        self.publish(child, new, &manifest, &self.recorded_server(parent)?)?;
+        batch.directory(&self.home.layer_path(manifest.top().layer));
+        batch.directory(&self.home.layers_path());
+        self.publish(child, new, &manifest, &self.recorded_server(parent)?, batch)?;
         self.sync_behind(&prepared);
         Ok(record.info())
     }
@@ -290,12 +294,21 @@ impl Engine {
         let what = || "could not sync the small files of a cut".to_owned();
         let layer = Layer::open(self.home.layers(), sealed.layer).context(what)?;
         let Some(arena) = layer.arena() else { return Ok(()) };
+        let mut small = Vec::new();
         for number in 0..arena.records() {
             let flags = arena.record(number).flags.load(std::sync::atomic::Ordering::Acquire);
             let wanted = arena::LIVE | arena::WHOLE;
             if flags & wanted == wanted && arena.is_unsynced(number) {
-                sync_small_file(&layer, &arena.path(number).context(what)?).context(what)?;
+                small.push(arena.path(number).context(what)?);
             }
+        }
+        // All are begun before the first is waited for.
+        for path in &small {
+            with_file(&layer, path, sys::start_writeback).context(what)?;
+        }
+        for path in &small {
+            with_file(&layer, path, sys::fsync).context(what)?;
+            seal::sync_directories(&layer, path).context(what)?;
         }
         Ok(())
     }
@@ -326,16 +339,16 @@ impl Engine {
     }
 }
 
-fn sync_small_file(layer: &Layer, path: &RelPath) -> store::Result<()> {
+/// Does `work` with a file of the layer, unless it is gone.
+fn with_file(layer: &Layer, path: &RelPath, work: impl FnOnce(Fd) -> store::Result<()>) -> store::Result<()> {
     let fd = match layer.open_file(path, sys::O_RDONLY) {
         Ok(fd) => fd,
         Err(store::Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    let synced = sys::fsync(fd);
+    let done = work(fd);
     sys::close(fd);
-    synced?;
-    seal::sync_directories(layer, path)
+    done
 }
 
 /// `pg_control` as of the layers below slot `below`.
@@ -382,18 +395,16 @@ fn exact_end(source: &Source<'_>, mark: Lsn) -> Lsn {
 }
 
 /// Configuration is not part of a moment in time: the child gets a copy.
-fn copy_settings(parent: &Path, child: &Path) -> Result<(), Error> {
+fn copy_settings(parent: &Path, child: &Path, batch: &mut Batch) -> Result<(), Error> {
     let what = || format!("could not copy the configuration from {}", parent.display());
-    let mut copied: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(parent).context(what)? {
         let entry = entry.context(what)?;
         let name = entry.file_name();
         if entry.file_type().context(what)?.is_file() && name.as_encoded_bytes().ends_with(b".conf") {
             let target = child.join(&name);
             fs::copy(entry.path(), &target).context(what)?;
-            copied.push(target);
+            batch.file_at(&target)?;
         }
     }
-    copied.iter().try_for_each(|path| sync(path))?;
-    sync(child)
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::settings;
 
 /// WAL between checkpoints, so that a child has little to replay: bounds create-to-first-row at any
 /// size of the database. The price is more full-page images.
-const MAX_WAL_SIZE_MB: u32 = 256;
+const MAX_WAL_SIZE_MB: u32 = 96;
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Recovery replays at most some [`MAX_WAL_SIZE_MB`], but a slow disk may be busy.
 const START_LIMIT: Duration = Duration::from_secs(300);
