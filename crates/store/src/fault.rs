@@ -59,6 +59,32 @@ faults! {
     CollectedWhileShared = "collected-while-shared",
     /// Layers that nobody references stay.
     NeverCollected = "never-collected",
+
+    /// Processes that outlive their postmaster, and memory that they have attached, stop no start.
+    OrphanOverlooked = "orphan-overlooked",
+    /// The real directory of a branch holds what a server without the preload library can start on.
+    SkeletonReadable = "skeleton-readable",
+
+    /// Subscriptions that came with a child's data stay enabled, with the parent's slot.
+    SubscriptionKept = "subscription-kept",
+    /// Logical replication workers run at a child's first start.
+    WorkersAtFirstStart = "workers-at-first-start",
+    /// A child gets copies of its parent's replication slots.
+    SlotsInherited = "slots-inherited",
+    /// A child archives its WAL as its parent was told to.
+    ArchiveInherited = "archive-inherited",
+
+    /// A child's WAL ends inside the last record of the cut.
+    EndEarly = "end-early",
+    /// A child's WAL ends where writing stopped, whole record or not.
+    EndLate = "end-late",
+    /// A child shares the WAL segment that its parent still writes to.
+    TailShared = "tail-shared",
+
+    /// Deleted data is freed at once.
+    GraceIgnored = "grace-ignored",
+    /// A wall clock that jumped is believed.
+    ClockBelieved = "clock-believed",
 }
 
 /// Whether the environment asked for the fault when this process first looked.
