@@ -238,7 +238,7 @@ async fn an_orphan_backend_keeps_every_second_postmaster_out() {
                 assert_eq!(branch, "main");
                 assert!(why.contains(&orphan.to_string()), "{why}");
             }
-            other => panic!("{other:?}"),
+            other => panic!("not refused beside an orphan: {other:?}"),
         }
     }
     assert!(lab.engine.stop(&key("main"), StopMode::Fast).is_err());
@@ -681,6 +681,14 @@ async fn the_first_start_of_a_child_leaves_out_one_sync_whoever_watches_it() {
     });
     tokio::task::block_in_place(|| lab.start("child"));
     assert!(watch.join().unwrap(), "the recovery did not clear the flag itself");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn planted_an_orphan_that_is_overlooked() {
+    let test = "an_orphan_backend_keeps_every_second_postmaster_out";
+    let why = "not refused beside an orphan: Ok(())";
+    store::fault::must_be_noticed(store::fault::Fault::OrphanOverlooked, test, why);
 }
 
 /// What runs in a [`Helper`].

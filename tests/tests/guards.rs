@@ -51,11 +51,11 @@ async fn a_server_without_the_preload_library_stops_at_once() {
     let (data_text, directories) =
         (data.to_str().unwrap(), format!("unix_socket_directories={}", sockets.display()));
     let plain = ["-D", data_text, "-c", "listen_addresses=", "-c", &directories];
+    let (started, said) = stock(&lab, "postgres", &["--single", "-D", data_text, "postgres"]);
+    assert!(!started, "a server without the preload library started: {said}");
     let (started, said) = stock(&lab, "postgres", &plain);
     assert!(!started);
     assert!(said.contains("is not a valid data directory") || said.contains("pg_control"), "{said}");
-    let (started, said) = stock(&lab, "postgres", &["--single", "-D", data_text, "postgres"]);
-    assert!(!started, "{said}");
     let (started, said) = stock(&lab, "pg_ctl", &["start", "-w", "-t", "20", "-D", data_text]);
     assert!(!started, "{said}");
     let (made, said) = stock(&lab, "initdb", &["-D", data_text]);
@@ -67,6 +67,14 @@ async fn a_server_without_the_preload_library_stops_at_once() {
     let main = lab.connect("main").await;
     assert!(!stock(&lab, "postgres", &plain).0);
     assert_eq!(text(&main, "select sum(i) from t").await, "500500");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn planted_a_directory_that_stock_postgres_starts_on() {
+    let test = "a_server_without_the_preload_library_stops_at_once";
+    let why = "a server without the preload library started";
+    store::fault::must_be_noticed(store::fault::Fault::SkeletonReadable, test, why);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,7 +193,7 @@ async fn replication_slots_stay_with_the_parent() {
     run(&main, "insert into t select generate_series(1, 100)").await;
     lab.branch("main", "dev");
     let dev = lab.connect("dev").await;
-    assert_eq!(text(&dev, "select count(*) from pg_replication_slots").await, "0");
+    assert_eq!(text(&dev, "select count(*) from pg_replication_slots").await, "0", "slots were inherited");
     // Neither names nor positions are taken.
     run(&dev, "select pg_create_logical_replication_slot('logical', 'pgoutput')").await;
     run(&dev, "insert into t values (0)").await;
@@ -259,7 +259,7 @@ async fn a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped() {
     let dev = lab.connect("dev").await;
     run(&publisher, "insert into t values (101)").await;
     await_text(&main, "select count(*) from t", "101").await;
-    assert_eq!(text(&dev, WORKERS).await, "0");
+    assert_eq!(text(&dev, WORKERS).await, "0", "logical replication runs in the child");
     assert_eq!(text(&dev, "select subenabled from pg_subscription").await, "t");
     // What the control plane does.
     run(&dev, "update pg_subscription set subenabled = false, subslotname = null").await;
@@ -513,4 +513,28 @@ async fn statistics_come_from_a_clean_parent_only() {
     assert_eq!(text(&lab.connect("clean").await, COUNT).await, "1001");
     lab.start("main");
     assert_eq!(text(&lab.connect("main").await, COUNT).await, "1000");
+}
+
+/// Each of these faults makes one of the tests above fail.
+#[cfg(debug_assertions)]
+mod planted {
+    use store::fault::{Fault, must_be_noticed};
+
+    #[test]
+    fn slots_that_a_child_gets() {
+        let test = "replication_slots_stay_with_the_parent";
+        must_be_noticed(Fault::SlotsInherited, test, "slots were inherited");
+    }
+
+    #[test]
+    fn workers_that_run_at_a_childs_first_start() {
+        let test = "a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped";
+        must_be_noticed(Fault::WorkersAtFirstStart, test, "logical replication runs in the child");
+    }
+
+    #[test]
+    fn an_archive_that_a_child_writes_to() {
+        let test = "ties_to_other_servers_and_unsafe_settings_have_no_effect";
+        must_be_noticed(Fault::ArchiveInherited, test, "dev: archive_mode");
+    }
 }

@@ -100,7 +100,8 @@ impl Scene {
         let expected: Vec<u64> = (first..=last).collect();
         assert_eq!(of_child.keys().copied().collect::<Vec<_>>(), expected, "{child}: {info:?}");
         for (number, inode) in &of_child {
-            assert_eq!(of_parent[number] == *inode, *number < last, "{child}: segment {number}, {info:?}");
+            let shared = of_parent[number] == *inode;
+            assert_eq!(shared, *number < last, "{child}: segment {number} is shared: {shared}, {info:?}");
         }
     }
 
@@ -125,7 +126,7 @@ impl Scene {
         let client = self.lab.connect(child).await;
         let expected = format!("{rows} {rows}");
         let sql = "select count(*) || ' ' || coalesce(max(i), 0) from t";
-        assert_eq!(text(&client, sql).await, expected, "{child}");
+        assert_eq!(text(&client, sql).await, expected, "{child} does not hold what was cut");
         run(&client, "insert into t select -i from generate_series(1, 5000) i").await;
         run(&client, "select pg_logical_emit_message(false, 'y', repeat('y', 9000000), true)").await;
         run(&client, "select pg_switch_wal(); checkpoint; insert into t values (-5001)").await;
@@ -442,5 +443,27 @@ async fn asynchronous_commits_leave_a_prefix() {
         }
         drop(client);
         lab.stop(&child);
+    }
+}
+
+/// Each of these faults makes one of the tests above fail.
+#[cfg(debug_assertions)]
+mod planted {
+    use store::fault::{Fault, must_be_noticed};
+
+    #[test]
+    fn an_end_before_the_last_record() {
+        let why = "does not hold what was cut";
+        must_be_noticed(Fault::EndEarly, "the_last_record_crosses_a_border", why);
+    }
+
+    #[test]
+    fn an_end_behind_the_last_whole_record() {
+        must_be_noticed(Fault::EndLate, "the_written_end_lies_inside_a_record", "has half a record");
+    }
+
+    #[test]
+    fn a_last_segment_that_the_parent_goes_on_writing() {
+        must_be_noticed(Fault::TailShared, "the_last_record_crosses_a_border", "is shared: true");
     }
 }

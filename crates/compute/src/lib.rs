@@ -13,6 +13,8 @@ pub mod run_as;
 pub mod server;
 pub mod settings;
 
+pub use store::fault;
+
 #[cfg(test)]
 mod scratch;
 #[cfg(test)]

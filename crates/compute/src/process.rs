@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::fault::{Fault, planted};
 use crate::os::{self, User};
 use crate::server::Server;
 use crate::settings::Settings;
@@ -238,7 +239,7 @@ fn reap(mut child: Child) {
 fn clear_stale_locks(spec: &SpawnSpec) -> Result<(), Error> {
     let data_directory = &spec.data_dir;
     let pids = pids_of(data_directory)?;
-    if !pids.is_empty() {
+    if !pids.is_empty() && !planted(Fault::OrphanOverlooked) {
         return Err(Error::Alive { data_dir: data_directory.to_owned(), pids });
     }
     remove_stale_shared_memory(data_directory)?;
@@ -473,7 +474,9 @@ pub fn remove_stale_shared_memory(data_directory: &Path) -> Result<bool, Error> 
     // After a restart of the machine the id may be another's; the key says whose it is.
     match os::shared_memory(id).filter(|segment| segment.key == key) {
         None => Ok(false),
-        Some(segment) if segment.attached > 0 => Err(Error::Attached(data_directory.to_owned())),
+        Some(segment) if segment.attached > 0 && !planted(Fault::OrphanOverlooked) => {
+            Err(Error::Attached(data_directory.to_owned()))
+        }
         Some(_) => {
             os::remove_shared_memory(id).map_err(io("removing the shared memory of", data_directory))?;
             Ok(true)
@@ -603,15 +606,26 @@ mod tests {
                 pids == [backend]
             });
             assert!(!processes_of(&data_dir).unwrap()[0].is_postmaster);
-            let refused = |error: Error| matches!(error, Error::Alive { pids, .. } if pids == [backend]);
-            assert!(refused(spawn(&cluster.spec()).unwrap_err()));
-            assert!(refused(stop_fast(&data_dir, Duration::from_secs(1)).unwrap_err()));
+            let second = spawn(&cluster.spec());
+            let stopped = stop_fast(&data_dir, Duration::from_secs(1));
+            // The thread that waits for the backend's answer must end, whatever is found.
             kill_all(&data_dir).unwrap();
             assert!(busy.join().unwrap().is_err());
+            let refused = |error: Error| matches!(error, Error::Alive { pids, .. } if pids == [backend]);
+            assert!(refused(second.expect_err("a second postmaster ran beside the orphan")));
+            assert!(refused(stopped.unwrap_err()));
         });
         assert_eq!(state_of(&cluster), State::InProduction);
         spawn(&cluster.spec()).unwrap();
         assert_eq!(cluster.query("SELECT 1"), ["1"]);
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    fn planted_an_orphan_that_is_overlooked() {
+        let test = "process::tests::a_living_orphan_is_found_and_refuses_the_next_start";
+        let why = "a second postmaster ran beside the orphan";
+        crate::fault::must_be_noticed(Fault::OrphanOverlooked, test, why);
     }
 
     #[test]

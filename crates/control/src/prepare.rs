@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use compute::engine::{BOOTSTRAP_ROLE, DEFAULT_DATABASE};
+use compute::fault::{Fault, planted};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
@@ -126,12 +127,14 @@ pub(crate) async fn prepare_child(
     let transaction = client.transaction().await.map_err(failed)?;
     // By itself: a batch is logged as a whole before its first statement runs.
     transaction.batch_execute(QUIET).await.map_err(failed)?;
+    let cut_loose = if planted(Fault::SubscriptionKept) {
+        ""
+    } else {
+        "UPDATE pg_subscription SET subenabled = false, subslotname = NULL \
+         WHERE subenabled OR subslotname IS NOT NULL;"
+    };
     transaction
-        .batch_execute(&format!(
-            "UPDATE pg_subscription SET subenabled = false, subslotname = NULL \
-             WHERE subenabled OR subslotname IS NOT NULL; \
-             ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'"
-        ))
+        .batch_execute(&format!("{cut_loose} ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'"))
         .await
         .map_err(failed)?;
     // The role may have been renamed or dropped inside the data; that is no reason to lock it up.

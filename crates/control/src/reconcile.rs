@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use compute::fault::{Fault, planted};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -50,7 +51,7 @@ impl Clocks {
         if let Some((last_wall, last_steady)) = self.last {
             let by_wall = wall.duration_since(last_wall);
             let by_steady = SignedDuration::try_from(steady.saturating_sub(last_steady)).unwrap_or_default();
-            if (by_wall - by_steady).abs() > DRIFT {
+            if (by_wall - by_steady).abs() > DRIFT && !planted(Fault::ClockBelieved) {
                 tracing::warn!(%wall, "the clock jumped; nothing expires for two minutes");
                 self.unsettled_until = Some(steady + SETTLE);
             }
@@ -339,7 +340,7 @@ mod tests {
         for jump in [-86_400, 86_400] {
             let mut clocks = Clocks::default();
             assert!(clocks.trusted(at(0), Duration::ZERO));
-            assert!(!clocks.trusted(at(jump + 2), Duration::from_secs(2)));
+            assert!(!clocks.trusted(at(jump + 2), Duration::from_secs(2)), "a jump was believed at once");
             assert!(!clocks.trusted(at(jump + 121), Duration::from_secs(121)));
             assert!(clocks.trusted(at(jump + 122), Duration::from_secs(122)));
         }
@@ -352,5 +353,12 @@ mod tests {
         assert!(!clocks.trusted(at(1_000_000), Duration::from_secs(2)));
         assert!(!clocks.trusted(at(4), Duration::from_secs(4)));
         assert!(clocks.trusted(at(124), Duration::from_secs(124)));
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    fn planted_trust_in_a_clock_that_jumps() {
+        let test = "reconcile::tests::a_jump_is_believed_only_after_a_while";
+        compute::fault::must_be_noticed(Fault::ClockBelieved, test, "a jump was believed at once");
     }
 }

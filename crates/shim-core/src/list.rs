@@ -26,7 +26,7 @@ impl Tracker {
     }
 
     fn list_existing(&self, path: &RelPath) -> Result<Vec<Listed>> {
-        let top = self.gate.top_slot();
+        let top = self.top_slot();
         if !self.directory_exists(path, top)? {
             let exists = self.locate(path.as_bytes()).is_some_and(|found| found.is_ok());
             return Err(if exists { Errno(libc::ENOTDIR) } else { Errno::NOENT });
@@ -36,7 +36,7 @@ impl Tracker {
 
     /// What is in a layered directory.
     pub(crate) fn list(&self, path: &RelPath) -> Result<Vec<Listed>> {
-        let top = self.gate.top_slot();
+        let top = self.top_slot();
         let layer = self.layer(top)?;
         let (mut hidden, mut names) = (BTreeSet::new(), BTreeSet::new());
         let removed = add_listing(layer, path, &hidden, &mut names)?;

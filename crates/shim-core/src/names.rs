@@ -33,7 +33,7 @@ impl Tracker {
             let version = self.files.record(id.number).version.load(Ordering::Acquire);
             return Ok((self.layer(version)?.files, *path));
         }
-        let top = self.gate.top_slot();
+        let top = self.top_slot();
         let layer = self.layer(top)?;
         match layer.find(path)? {
             Some(found) if found.kind == Held::Whiteout => Err(Errno::NOENT),
@@ -96,9 +96,7 @@ impl Tracker {
             let record = self.files.record(id.number);
             let number = record.record.load(Ordering::Acquire);
             let own = layer.arena().filter(|arena| number < arena.records());
-            if let Some(arena) =
-                own.filter(|_| record.version.load(Ordering::Acquire) == self.gate.top_slot())
-            {
+            if let Some(arena) = own.filter(|_| record.version.load(Ordering::Acquire) == self.top_slot()) {
                 arena.record(number).flags.store(0, Ordering::Release);
                 arena.header().removals.store(1, Ordering::Release);
             }
@@ -320,7 +318,7 @@ impl Tracker {
             Err(errno) => Some(Err(errno)),
             Ok(Target::Scratch(path)) => Some(Ok(Some((self.scratch(&path), path)))),
             Ok(Target::Layered(path, _)) => Some(self.locate_layered(&path).and_then(|(fd, path)| {
-                let own = self.layer(self.gate.top_slot())?.files == fd;
+                let own = self.layer(self.top_slot())?.files == fd;
                 Ok(own.then_some((fd, path)))
             })),
             Ok(Target::Root | Target::Bypass) => None,

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use store::errno::Result;
+use store::fault::{Fault, planted};
 use store::files::{FileId, FileRecord, NONE};
 use store::layer::arena::{BLOCK, MAX_BLOCKS};
 use store::sys::{self, Fd};
@@ -76,7 +77,7 @@ impl Tracker {
         if block >= u64::from(MAX_BLOCKS) {
             return version;
         }
-        if record.mapped.load(Ordering::Acquire) != 0 {
+        if record.mapped.load(Ordering::Acquire) != 0 && !planted(Fault::NewestUnread) {
             let slot = self.files.map(id.number)[block as usize].load(Ordering::Acquire);
             if slot != 0 {
                 return slot;

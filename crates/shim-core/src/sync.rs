@@ -60,7 +60,7 @@ impl Tracker {
     /// Waits until every sealed layer of the stack is durable; does the work itself where nobody
     /// else has begun.
     pub(crate) fn wait_for_sealed(&self) -> Result<()> {
-        let top = self.gate.top_slot();
+        let top = self.top_slot();
         let done = self.durable_below.load(Ordering::Acquire);
         if done == top {
             return Ok(());
@@ -78,7 +78,7 @@ impl Tracker {
     pub fn sync_branch(&self) -> Result<()> {
         let top = loop {
             self.wait_for_sealed()?;
-            let top = self.gate.top_slot();
+            let top = self.top_slot();
             if top == self.durable_below.load(Ordering::Acquire) {
                 break top;
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use store::errno::{Errno, Result};
+use store::fault::{Fault, planted};
 use store::files::{FileId, FileRecord, Files};
 use store::gate::Gate;
 use store::layer::Layer;
@@ -163,7 +164,14 @@ impl Tracker {
             self.slot.store(slot, Ordering::Release);
         }
         let top = self.gate.enter(slot);
+        let top = if planted(Fault::SwitchUnseen) { self.top_slot() } else { top };
         Ok(Inside { tracker: self, slot, top })
+    }
+
+    /// Slot of the open layer at this moment.
+    #[inline]
+    pub(crate) fn top_slot(&self) -> u32 {
+        if planted(Fault::SwitchUnseen) { self.stack.highest_slot() } else { self.gate.top_slot() }
     }
 
     /// Counts a rare call.
@@ -234,7 +242,7 @@ impl Tracker {
     pub(crate) fn open_at(&self, path: &RelPath, slot: u32, flags: i32) -> Result<Fd> {
         let layer = self.layer(slot)?;
         let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
-        if slot == self.gate.top_slot() {
+        if slot == self.top_slot() {
             layer.open_file(path, flags)
         } else {
             layer.open_file(path, flags & !libc::O_ACCMODE & !libc::O_APPEND | O_RDONLY)

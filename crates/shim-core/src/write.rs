@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use store::errno::{Errno, Result};
-use store::files::{FileId, NONE};
+use store::fault::{Fault, planted};
+use store::files::{FileId, FileRecord, NONE};
 use store::layer::arena::{BLOCK, MAX_BLOCKS};
 use store::layer::{Layer, arena, blocks};
 use store::path::RelPath;
@@ -83,6 +84,12 @@ impl Tracker {
         call: impl FnOnce(Fd) -> Result<usize>,
     ) -> Result<usize> {
         let inside = self.enter()?;
+        if planted(Fault::WriteBelow)
+            && let Some((_, record)) = self.live_file(tracked)
+            && record.version.load(Ordering::Acquire) != inside.top
+        {
+            return self.write_below(record, call);
+        }
         let Some((tracked, id)) = self.writable(fd, tracked, inside.top)? else {
             return call(fd);
         };
@@ -98,6 +105,17 @@ impl Tracker {
         }
         let range = offset..offset + length;
         self.write_overlay(fd, &tracked, id, layer, range, call)
+    }
+
+    /// What [`Fault::WriteBelow`] does.
+    fn write_below(&self, record: &FileRecord, call: impl FnOnce(Fd) -> Result<usize>) -> Result<usize> {
+        let (path, layer) = (record.path(), self.layer(record.version.load(Ordering::Acquire))?);
+        // Files with an index are read-only for everybody.
+        sys::chmodat(layer.files, path.as_cstr(), 0o600)?;
+        let fd = layer.open_file(&path, sys::O_RDWR)?;
+        let written = call(fd);
+        sys::close(fd);
+        written
     }
 
     fn write_overlay(
@@ -291,7 +309,7 @@ impl Tracker {
         if record.base.load(Ordering::Acquire) != NONE {
             let old = sys::size(fd)?;
             let arena = layer.arena().ok_or(Errno::DAMAGED)?;
-            if length < old {
+            if length < old && !planted(Fault::FloorForgotten) {
                 if !length.is_multiple_of(BLOCK) {
                     let block = (length / BLOCK) as u32;
                     arena.reserve(number, block..block + 1)?;

@@ -126,6 +126,22 @@ impl World {
         branch.open.values().for_each(|fd| branch.process.close(*fd));
         drop(branch);
         self.place.home.remove(name).unwrap();
+        self.check_layers();
+    }
+
+    /// Every layer that a manifest names is there, and no other.
+    fn check_layers(&self) {
+        let home = &self.place.home;
+        let manifests = home.branches().unwrap().into_iter().map(|name| home.manifest(&name).unwrap());
+        let named: BTreeSet<u64> =
+            manifests.flat_map(|manifest| manifest.entries).map(|entry| entry.layer).collect();
+        let names = std::fs::read_dir(home.layers_path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let there: BTreeSet<u64> =
+            names.map(|name| u64::from_str_radix(name.to_str().unwrap(), 16).unwrap()).collect();
+        let gone: Vec<_> = named.difference(&there).collect();
+        assert!(gone.is_empty(), "layers {gone:?} are gone, and branches need them");
+        let left: Vec<_> = there.difference(&named).collect();
+        assert!(left.is_empty(), "layers {left:?} are left, and nobody needs them");
     }
 
     fn operate(&mut self, name: &str) {
@@ -333,6 +349,7 @@ fn run(seed: u64, steps: u32) {
             world.lose_power();
         }
     }
+    world.check_layers();
     let counts = world.place.home.reference_counts();
     let mut expected = BTreeMap::new();
     for name in world.place.home.branches().unwrap() {
@@ -367,4 +384,35 @@ fn a_gate_that_is_gone_is_refused() {
     let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let fd = store::sys::openat(store::sys::AT_FDCWD, &text, RDWR, 0).unwrap();
     assert_eq!(Gate::open(fd).err(), Some(Errno::DAMAGED));
+}
+
+/// Each of these faults makes the model test fail: by an assertion of its own, not by a crash.
+#[cfg(debug_assertions)]
+mod planted {
+    use store::fault::{Fault, must_be_noticed};
+
+    const MODEL: &str = "random_operations_agree_with_the_model";
+
+    #[test]
+    fn what_a_branch_reads_is_not_what_it_wrote() {
+        for fault in [
+            Fault::SwitchUnseen,
+            Fault::WriteBelow,
+            Fault::NewestUnread,
+            Fault::WhiteoutIgnored,
+            Fault::FloorForgotten,
+        ] {
+            must_be_noticed(fault, MODEL, "panicked at crates/shim-core/tests/model.rs");
+        }
+    }
+
+    #[test]
+    fn layers_that_go_although_a_child_needs_them() {
+        must_be_noticed(Fault::CollectedWhileShared, MODEL, "are gone, and branches need them");
+    }
+
+    #[test]
+    fn space_that_never_comes_back() {
+        must_be_noticed(Fault::NeverCollected, MODEL, "are left, and nobody needs them");
+    }
 }

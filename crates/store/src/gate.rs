@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use crate::errno::{Errno, Result};
+use crate::fault::{Fault, planted};
 use crate::shared_struct;
 use crate::shm::Mapping;
 use crate::sys::{self, Fd};
@@ -177,7 +178,8 @@ impl Gate {
         for (index, slot) in self.slots().iter().enumerate() {
             let owner = slot.pid.load(Ordering::Acquire);
             // Looking at every owner would cost more than it finds: only when slots become scarce.
-            let free = owner == 0 || index >= SLOTS / 2 && sys::process_start(owner).is_none();
+            let gone = || index >= SLOTS / 2 && sys::process_start(owner).is_none();
+            let free = owner == 0 || !planted(Fault::SlotsLost) && gone();
             if !free {
                 continue;
             }
@@ -212,6 +214,10 @@ impl Gate {
                 slot.entries.store(slot.entries.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
                 state.top_slot()
             }
+            Err(closed) if planted(Fault::GateUnheld) => {
+                slot.depth.fetch_add(1, Ordering::SeqCst);
+                closed.top_slot()
+            }
             Err(_) => self.enter_slowly(slot),
         }
     }
@@ -228,7 +234,7 @@ impl Gate {
                     sys::futex_wait(&header.wake, wake, WAIT_SLICE);
                     let waited = Duration::from_nanos(sys::monotonic_ns() - since);
                     let cutter_gone = waited >= WAIT_SLICE && !self.cutter_alive();
-                    if cutter_gone || waited > FORCE_OPEN_AFTER {
+                    if (cutter_gone || waited > FORCE_OPEN_AFTER) && !planted(Fault::CutterTrusted) {
                         protocol::reopen(&header.state, closed);
                         self.wake();
                     }
@@ -277,7 +283,7 @@ impl Gate {
 
     fn drain(&self, slot: &Slot, deadline: u64) -> std::result::Result<(), GiveUp> {
         let mut spins = 0u32;
-        while !protocol::drained(&slot.depth) {
+        while !protocol::drained(&slot.depth) && !planted(Fault::DrainSkipped) {
             spins += 1;
             if spins < 200 {
                 std::hint::spin_loop();
@@ -285,7 +291,7 @@ impl Gate {
             }
             let pid = slot.pid.load(Ordering::Acquire);
             let alive = pid != 0 && sys::process_start(pid) == Some(slot.start.load(Ordering::Acquire));
-            if !alive {
+            if !alive && !planted(Fault::DeadWaitedFor) {
                 // Whatever it was doing is over: a zombie makes no more calls.
                 return Ok(());
             }

@@ -289,13 +289,16 @@ impl Home {
             let mut references = self.references();
             for entry in entries {
                 match references.get_mut(&entry.layer) {
-                    Some(count) if *count > 1 => *count -= 1,
+                    Some(count) if *count > 1 && !planted(Fault::CollectedWhileShared) => *count -= 1,
                     _ => {
                         references.remove(&entry.layer);
                         unused.push(entry.layer);
                     }
                 }
             }
+        }
+        if planted(Fault::NeverCollected) {
+            return Ok(());
         }
         unused.into_iter().try_for_each(|id| self.remove_layer(id))
     }

@@ -84,6 +84,11 @@ impl Stack {
         Ok(self.cell(slot)?.get_or_init(|| layer))
     }
 
+    /// Slot of the highest layer in the manifest as it was last read: the open one at first.
+    pub fn highest_slot(&self) -> u32 {
+        self.listed().last().map_or(0, |entry| entry.slot)
+    }
+
     /// Entries from the bottom to the top.
     pub fn entries(&self) -> Vec<Entry> {
         self.listed().clone()

@@ -285,6 +285,16 @@ fn two_cutters_never_share_a_closing() {
 
 #[test]
 #[should_panic(expected = "a call was inside a sealed layer")]
+fn entering_a_closed_gate_is_found() {
+    fn enter(depth: &Depth, state: &Word) -> Result<State, State> {
+        depth.add(1);
+        Ok(State::from(state.get()))
+    }
+    two_calls_in_one_slot(Rules { enter, ..REAL });
+}
+
+#[test]
+#[should_panic(expected = "a call was inside a sealed layer")]
 fn looking_before_counting_in_is_found() {
     fn enter(depth: &Depth, state: &Word) -> Result<State, State> {
         let now = State::from(state.get());

@@ -45,8 +45,26 @@ async fn an_expired_branch_vanishes_and_its_data_later() {
     world.clock.pass(HOUR + Duration::from_secs(1));
     world.control.round().await.unwrap();
     assert!(!world.engine.keys().unwrap().contains(&key(&dev)), "the data is still there");
-    let session = world.connect("kid").await;
+    let session = world.try_connect("kid").await.expect("the child of an expired branch");
     session.batch_execute("CREATE TABLE u AS SELECT 1").await.unwrap();
+}
+
+/// Each of these faults makes the test above fail.
+#[cfg(debug_assertions)]
+mod planted {
+    use compute::fault::{Fault, must_be_noticed};
+
+    const TEST: &str = "life::an_expired_branch_vanishes_and_its_data_later";
+
+    #[test]
+    fn data_that_goes_without_grace() {
+        must_be_noticed(Fault::GraceIgnored, TEST, "the data goes only after the grace time");
+    }
+
+    #[test]
+    fn data_that_goes_under_an_open_child() {
+        must_be_noticed(Fault::CollectedWhileShared, TEST, "the child of an expired branch");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use pgdata::wal::{PAGE, Page, segment_name};
 use super::Error;
 use super::durable::Batch;
 use super::home::Context;
+use crate::fault::{Fault, planted};
 
 /// Where WAL comes from and which part of it is wanted.
 pub(super) struct Source<'a> {
@@ -36,7 +37,11 @@ pub(super) fn assemble(source: &Source<'_>, end: Lsn, target: &Path, batch: &mut
     for segment in first..last {
         link(source, segment, target, batch)?;
     }
-    copy_last(source, last, end, target, batch)?;
+    if planted(Fault::TailShared) {
+        link(source, last, target, batch)?;
+    } else {
+        copy_last(source, last, end, target, batch)?;
+    }
     batch.directory(target);
     Ok(())
 }

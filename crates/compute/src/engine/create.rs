@@ -14,6 +14,7 @@ use super::durable::Batch;
 use super::home::{Context, Engine};
 use super::record::{CutRecord, ServerRecord};
 use super::{BOOTSTRAP_ROLE, BranchKey, Error};
+use crate::fault::{Fault, planted};
 use crate::initdb::initdb;
 use crate::server::Server;
 use crate::settings::Recorded;
@@ -170,13 +171,19 @@ fn move_tree(root: &Path, at: &Path, layer: &Path, skeleton: &Path) -> Result<()
             Class::Native => skeleton.join(relative),
             Class::Scratch | Class::Root => continue,
         };
+        let beside = planted(Fault::SkeletonReadable).then(|| skeleton.join(relative));
         if is_directory {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&target).context(what)?;
+            for directory in std::iter::once(&target).chain(&beside) {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context(what)?;
+            }
             move_tree(root, &path, layer, skeleton)?;
         } else {
             let parent = target.parent().unwrap_or(skeleton);
             fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).context(what)?;
             fs::rename(&path, &target).context(what)?;
+            if let Some(copy) = beside.filter(|copy| *copy != target) {
+                fs::copy(&target, &copy).context(what)?;
+            }
         }
     }
     Ok(())

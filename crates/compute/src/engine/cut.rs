@@ -22,6 +22,7 @@ use super::durable::Batch;
 use super::home::{Context, Engine, seal_layer};
 use super::record::{CutRecord, ServerRecord};
 use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
+use crate::fault::{Fault, planted};
 use crate::server::Server;
 use crate::settings::Recorded;
 
@@ -129,6 +130,9 @@ impl Engine {
         assemble(&source, end, &new.join("pgdata/pg_wal"), &mut batch)?;
         let parent_data = self.data_directory(parent);
         copy_settings(&parent_data, &new.join("pgdata"), &mut batch)?;
+        if planted(Fault::SlotsInherited) {
+            copy_slots(&parent_data, &new.join("pgdata"))?;
+        }
         let recorded = Recorded::configured(&parent_data)
             .and_then(|configured| Ok(configured.max(&Recorded::last_started(&parent_data)?)))
             .context(|| format!("could not read the configuration of branch {parent}"))?
@@ -391,7 +395,24 @@ fn exact_end(source: &Source<'_>, mark: Lsn) -> Lsn {
         _ => read_page(source.directory, source.timeline, source.segment_size, at).ok().flatten(),
     };
     let mut read: wal::ReadPage<'_> = &mut read;
-    wal::last_end(&mut read, source.redo, mark).unwrap_or(mark)
+    let end = wal::last_end(&mut read, source.redo, mark).unwrap_or(mark);
+    if planted(Fault::EndLate) {
+        return mark;
+    }
+    // The last bytes of a commit record are its time: never only padding.
+    if planted(Fault::EndEarly) { Lsn(end.0 - 16) } else { end }
+}
+
+/// What [`Fault::SlotsInherited`] does.
+fn copy_slots(parent: &Path, child: &Path) -> Result<(), Error> {
+    let what = || format!("could not copy the replication slots from {}", parent.display());
+    for slot in fs::read_dir(parent.join("pg_replslot")).context(what)? {
+        let slot = slot.context(what)?;
+        let target = child.join("pg_replslot").join(slot.file_name());
+        fs::create_dir(&target).context(what)?;
+        fs::copy(slot.path().join("state"), target.join("state")).context(what)?;
+    }
+    Ok(())
 }
 
 /// Configuration is not part of a moment in time: the child gets a copy.

@@ -12,6 +12,7 @@ use store::sys;
 use super::create::{make_skeleton, write_file};
 use super::home::{Context, Engine};
 use super::{BranchKey, ComputeState, Error, StartOptions, StopMode};
+use crate::fault::{Fault, planted};
 use crate::process;
 use crate::server::Server;
 use crate::settings;
@@ -38,7 +39,7 @@ impl Engine {
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         match self.settled_state(key)? {
             ComputeState::Running { pid } => return Ok(pid),
-            ComputeState::Orphans { pids } => {
+            ComputeState::Orphans { pids } if !planted(Fault::OrphanOverlooked) => {
                 return Err(Error::Refused(
                     key.to_string(),
                     format!(
@@ -46,7 +47,7 @@ impl Engine {
                     ),
                 ));
             }
-            ComputeState::Stopped => {}
+            ComputeState::Orphans { .. } | ComputeState::Stopped => {}
         }
         self.rebuild_layers(key)?;
         // A power cut may have taken empty private directories, which nobody syncs.
@@ -137,13 +138,16 @@ impl Engine {
             socket_dir: &sockets,
             logical: true,
             child: record.parent.is_some(),
-            first_start: options.first_start,
+            first_start: options.first_start && !planted(Fault::WorkersAtFirstStart),
         };
         let recorded = settings::Recorded::configured(&data)
             .context(|| format!("could not read the configuration of branch {key}"))?
             .max(&record.recorded);
-        let (settings, refused) =
+        let (mut settings, refused) =
             settings::command_line(server.major, &input, &recorded, &defaults(), &options.settings);
+        if planted(Fault::ArchiveInherited) && input.child {
+            settings.retain(|(name, _)| !name.starts_with("archive_"));
+        }
         for name in refused {
             tracing::warn!(branch = %key, name, "this setting is decided by the engine and was not taken");
         }

@@ -175,7 +175,7 @@ async fn a_child_gets_keys_of_its_own_and_loses_its_subscriptions() {
     let mut client = cluster.admin(&[old.clone(), new.clone()]).await.unwrap();
     let row =
         client.query_one("SELECT subenabled, subslotname::text FROM pg_subscription", &[]).await.unwrap();
-    assert_eq!((row.get(0), row.get(1)), (false, None::<String>));
+    assert_eq!((row.get(0), row.get(1)), (false, None::<String>), "the subscription is alive");
     // As after a crash between the change and its confirmation.
     prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
     // Dropping it must not reach for the parent's slot.
@@ -198,4 +198,11 @@ async fn a_child_without_its_owners_role_is_not_locked_up() {
     client.batch_execute("ALTER ROLE \"ana@example.org\" RENAME TO other").await.unwrap();
     prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
     cluster.admin(&[new]).await.unwrap();
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn planted_a_subscription_that_is_kept() {
+    let test = "prepare::tests::a_child_gets_keys_of_its_own_and_loses_its_subscriptions";
+    compute::fault::must_be_noticed(Fault::SubscriptionKept, test, "the subscription is alive");
 }

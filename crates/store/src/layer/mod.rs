@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
 use crate::errno::{Errno, Result};
+use crate::fault::{Fault, planted};
 use crate::path::{RelPath, WHITEOUT_PREFIX};
 use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY, O_RDWR};
 
@@ -181,6 +182,7 @@ impl Layer {
             Body::Index(index) => index.has_whiteouts(),
             Body::Arena(arena) => arena.header().whiteouts.load(Ordering::Acquire) > 0,
         };
+        let any = any && !planted(Fault::WhiteoutIgnored);
         let mut at = *path;
         while any && !at.is_root() {
             let whiteout = at.whiteout()?;

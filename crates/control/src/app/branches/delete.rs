@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use compute::fault::{Fault, planted};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -80,7 +81,8 @@ impl Control {
         fate: Option<&str>,
     ) -> Result<Timestamp, Error> {
         let usual = purge_time(now, branch.create_time, branch.expire_time, self.settings.delete_grace);
-        let due = if purge { now } else { branch.purge_time.unwrap_or(usual) };
+        let at_once = purge || planted(Fault::GraceIgnored);
+        let due = if at_once { now } else { branch.purge_time.unwrap_or(usual) };
         if branch.state != State::Deleted {
             branch.delete_time = Some(now);
             branch.state_change_time = now;
