@@ -19,6 +19,9 @@ pub struct Options {
     /// Port of the HTTP API on 127.0.0.1; the next free one where it is busy
     #[arg(long, default_value_t = 8432, env = "ANABRANCH_HTTP_PORT", value_name = "PORT")]
     pub http_port: u16,
+    /// Another name by which the HTTP API is reached, e.g. behind a proxy; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = parse_host_name)]
+    pub http_name: Vec<String>,
     /// Port of PostgreSQL on each branch's own loopback address; 0 takes any
     #[arg(long, default_value_t = 5432, env = "ANABRANCH_PG_PORT", value_name = "PORT")]
     pub pg_port: u16,
@@ -47,9 +50,18 @@ impl Options {
             ("--owner", self.owner.clone()),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
         ];
+        arguments.extend(self.http_name.iter().map(|name| format!("--http-name={name}")));
         arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
         arguments
     }
+}
+
+fn parse_host_name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    if text.is_empty() || !text.bytes().all(plain) {
+        return Err("give the name alone, without scheme and port".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn parse_grace(text: &str) -> Result<u64, String> {
@@ -144,6 +156,14 @@ mod tests {
         drop(held);
         lock(&home).unwrap();
         std::fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn host_names() {
+        assert_eq!(parse_host_name("Ana.Example.org").as_deref(), Ok("ana.example.org"));
+        for wrong in ["", "http://x", "x:1", "x/y"] {
+            assert!(parse_host_name(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

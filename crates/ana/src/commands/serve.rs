@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Local;
+use api::{Local, Public};
 use compute::engine::Engine;
 use compute::install::{self, Archive};
 use compute::machine::Machine;
@@ -108,7 +108,8 @@ async fn serve(
     if let Some(http) = local.http {
         output::talk(format!("daemon listens on {} and http://{http}", socket.display()));
     }
-    let public = tokio::spawn(api::serve_public(listener, until(&ended)));
+    let public = Public { local: local.clone(), names: args.options.http_name.clone() };
+    let public = tokio::spawn(api::serve_public(listener, public, until(&ended)));
     let end = until(&ended);
     let mut private = tokio::spawn(async move { api::serve_local(local, &socket, end).await });
     watch_signals(shutdown, args.keep_computes)?;
