@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use api::PublicUrl;
 
 use crate::duration;
 use crate::failure::{Exit, Failure};
@@ -14,14 +17,23 @@ use crate::system;
 const LOG_LIMIT: u64 = 10 << 20;
 
 /// How a daemon is to be started.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Port of the HTTP API on 127.0.0.1; the next free one where it is busy
     #[arg(long, default_value_t = 8432, env = "ANABRANCH_HTTP_PORT", value_name = "PORT")]
     pub http_port: u16,
-    /// Another name by which the HTTP API is reached, e.g. behind a proxy; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = parse_host_name)]
-    pub http_name: Vec<String>,
+    /// Address to listen on for the HTTP API; other than loopback only with --http-tls-cert
+    #[arg(long, default_value = "127.0.0.1", env = "ANABRANCH_HTTP_LISTEN", value_name = "ADDRESS")]
+    pub http_listen: IpAddr,
+    /// Certificate, with its chain, of the HTTP API
+    #[arg(long, env = "ANABRANCH_HTTP_TLS_CERT", value_name = "FILE", requires = "http_tls_key")]
+    pub http_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate
+    #[arg(long, env = "ANABRANCH_HTTP_TLS_KEY", value_name = "FILE", requires = "http_tls_cert")]
+    pub http_tls_key: Option<PathBuf>,
+    /// Address by which people know the HTTP API, e.g. https://ana.example.org; may be repeated
+    #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
+    pub http_url: Vec<PublicUrl>,
     /// Port of PostgreSQL on each branch's own loopback address; 0 takes any
     #[arg(long, default_value_t = 5432, env = "ANABRANCH_PG_PORT", value_name = "PORT")]
     pub pg_port: u16,
@@ -44,24 +56,25 @@ impl Options {
     pub fn to_arguments(&self) -> Vec<String> {
         let mut arguments =
             vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
+        arguments.push(format!("--http-listen={}", self.http_listen));
         let given = [
             ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
             ("--run-as", self.run_as.clone()),
             ("--owner", self.owner.clone()),
+            ("--http-tls-cert", absolute(self.http_tls_cert.as_deref())),
+            ("--http-tls-key", absolute(self.http_tls_key.as_deref())),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
         ];
-        arguments.extend(self.http_name.iter().map(|name| format!("--http-name={name}")));
+        arguments.extend(self.http_url.iter().map(|url| format!("--http-url={url}")));
         arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
         arguments
     }
 }
 
-fn parse_host_name(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
-    if text.is_empty() || !text.bytes().all(plain) {
-        return Err("give the name alone, without scheme and port".to_owned());
-    }
-    Ok(text.to_ascii_lowercase())
+/// The daemon runs in another directory.
+fn absolute(path: Option<&Path>) -> Option<String> {
+    let path = path?;
+    Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string())
 }
 
 fn parse_grace(text: &str) -> Result<u64, String> {
@@ -156,14 +169,6 @@ mod tests {
         drop(held);
         lock(&home).unwrap();
         std::fs::remove_dir_all(home).unwrap();
-    }
-
-    #[test]
-    fn host_names() {
-        assert_eq!(parse_host_name("Ana.Example.org").as_deref(), Ok("ana.example.org"));
-        for wrong in ["", "http://x", "x:1", "x/y"] {
-            assert!(parse_host_name(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

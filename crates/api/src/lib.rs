@@ -7,6 +7,7 @@
 
 mod error;
 mod gate;
+mod listen;
 mod local;
 mod page;
 mod public;
@@ -16,6 +17,7 @@ mod rules;
 mod throttle;
 mod wire;
 
+pub use listen::Tls;
 pub use local::{Local, serve_local};
-pub use public::{Public, bind_public, serve_public};
+pub use public::{Public, PublicUrl, bind_public, serve_public};
 pub use rules::{RouteRule, route_rules};

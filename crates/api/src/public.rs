@@ -1,6 +1,6 @@
 //! The API over TCP: the same routes, for whoever shows a token.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::error::ApiError;
 use crate::gate::{self, header_value, rule_of};
+use crate::listen::{self, Tls};
 use crate::local::{Local, agent_of};
 use crate::rules::Rule;
 use crate::throttle::{Throttle, Verdict};
@@ -32,13 +33,50 @@ const HEADERS: [(&str, &str); 6] = [
     ("cache-control", "no-store"),
 ];
 
+const STRANGE_NAME: &str = "this server is not known by that host name; ana serve --http-url names more";
+
 /// How the API is served over TCP.
 #[derive(Clone)]
 pub struct Public {
     /// What the handlers work with.
     pub local: Local,
-    /// Names by which this server is reached, beside those of the loopback address.
-    pub names: Vec<String>,
+    /// Addresses by which people know this server, beside those of the loopback address.
+    pub urls: Vec<PublicUrl>,
+    /// Certificate and key; without, the API is spoken unencrypted.
+    pub tls: Option<Tls>,
+}
+
+/// An address such as `https://ana.example.org`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    base: String,
+}
+
+impl std::fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.base)
+    }
+}
+
+impl PublicUrl {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// It is none, with a sentence for whoever wrote it.
+    pub fn parse(text: &str) -> Result<PublicUrl, String> {
+        let wrong = || format!("\"{text}\" is not an address such as https://ana.example.org");
+        let base = text.trim_end_matches('/').to_ascii_lowercase();
+        let (scheme, authority) = base.split_once("://").ok_or_else(wrong)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        if !matches!(scheme, "http" | "https") || authority.is_empty() || !authority.bytes().all(plain) {
+            return Err(wrong());
+        }
+        Ok(PublicUrl { base })
+    }
+
+    fn authority(&self) -> &str {
+        self.base.split_once("://").map_or("", |(_, authority)| authority)
+    }
 }
 
 /// Where this server is reached, as the client wrote it: `http://127.0.0.1:8432`.
@@ -54,14 +92,14 @@ struct Front {
     throttle: Throttle,
 }
 
-/// Binds `port` of the loopback address, or the next free one; 0 lets the kernel choose.
+/// Binds `port` of an address, or the next free one; 0 lets the kernel choose.
 ///
 /// # Errors
 /// None of them is free.
-pub async fn bind_public(port: u16) -> std::io::Result<TcpListener> {
+pub async fn bind_public(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
     let mut last = None;
     for port in port..=port.saturating_add(if port == 0 { 0 } else { PORTS }) {
-        match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+        match TcpListener::bind(SocketAddr::from((address, port))).await {
             Ok(listener) => return Ok(listener),
             Err(error) => last = Some(error),
         }
@@ -69,23 +107,19 @@ pub async fn bind_public(port: u16) -> std::io::Result<TcpListener> {
     Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
 }
 
-/// Serves on a listener until `end` resolves.
-///
-/// # Errors
-/// The listener failed.
+/// Serves on a listener until `end` resolves and running calls are answered.
 pub async fn serve_public(
     listener: TcpListener,
     public: Public,
     end: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let local = public.local.clone();
+) {
+    let (local, tls) = (public.local.clone(), public.tls.clone());
     let front = Arc::new(Front { public, throttle: Throttle::default() });
     let router = gate::guarded(local)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&front), authenticate))
         .layer(axum::middleware::from_fn_with_state(front, screen))
         .layer(axum::middleware::map_response(add_headers));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(end).await
+    listen::serve(listener, tls, router, end).await;
 }
 
 async fn add_headers(mut response: Response) -> Response {
@@ -99,30 +133,32 @@ async fn add_headers(mut response: Response) -> Response {
 /// requests here under a name of its own (DNS rebinding), which then stands in `Host`; and across
 /// origins, which then stand in `Origin`.
 async fn screen(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
-    match screened(request.headers(), &front.public.names) {
-        Ok(host) => {
-            request.extensions_mut().insert(Base(format!("http://{host}")));
+    match screened(request.headers(), &front.public.urls, front.public.tls.is_some()) {
+        Ok(base) => {
+            request.extensions_mut().insert(Base(base));
             next.run(request).await
         }
         Err(text) => ApiError::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", text).into_response(),
     }
 }
 
-fn screened(headers: &HeaderMap, names: &[String]) -> Result<String, &'static str> {
-    let host = single(headers, header::HOST).ok_or("unknown host name")?;
-    if !is_own_name(host, names) {
-        return Err("unknown host name");
-    }
-    if headers.contains_key(header::ORIGIN) {
-        let origin = single(headers, header::ORIGIN).and_then(|origin| origin.split_once("://"));
-        if origin.is_none_or(|(_, name)| name != host) {
-            return Err("requests of foreign pages are not served");
-        }
+/// Where the client believes itself to be, if that is here.
+fn screened(headers: &HeaderMap, urls: &[PublicUrl], tls: bool) -> Result<String, &'static str> {
+    let host = single(headers, header::HOST).ok_or(STRANGE_NAME)?.to_ascii_lowercase();
+    let base = match urls.iter().find(|url| url.authority() == host) {
+        Some(url) => url.base.clone(),
+        None if is_loopback_name(&host) => format!("{}://{host}", if tls { "https" } else { "http" }),
+        None => return Err(STRANGE_NAME),
+    };
+    if headers.contains_key(header::ORIGIN)
+        && single(headers, header::ORIGIN).is_none_or(|origin| !origin.eq_ignore_ascii_case(&base))
+    {
+        return Err("requests of foreign pages are not served");
     }
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
         return Err("requests of foreign pages are not served");
     }
-    Ok(host.to_owned())
+    Ok(base)
 }
 
 fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -133,13 +169,12 @@ fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     }
 }
 
-fn is_own_name(host: &str, names: &[String]) -> bool {
+fn is_loopback_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let name = name.to_ascii_lowercase();
-    matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") || names.contains(&name)
+    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 /// Finds out who calls, for all routes but the open ones.
@@ -234,8 +269,8 @@ mod tests {
 
     #[test]
     fn foreign_host_names_are_refused() {
-        let names = ["ana.example.org".to_owned()];
-        let ask = |host| screened(&headers(&[("host", host)]), &names).is_ok();
+        let urls = [PublicUrl::parse("https://ana.example.org").unwrap()];
+        let ask = |host| screened(&headers(&[("host", host)]), &urls, false).ok();
         for host in [
             "evil.example",
             "127.0.0.1.evil.example",
@@ -243,17 +278,25 @@ mod tests {
             "",
             ":80",
             "ana.example.org.evil.example",
+            "ana.example.org:81",
             "xana.example.org",
         ] {
-            assert!(!ask(host), "{host}");
+            assert_eq!(ask(host), None, "{host}");
         }
-        for host in
-            ["localhost", "LOCALHOST:1", "127.0.0.1:8432", "[::1]:8432", "[::1]", "ana.example.org:443"]
-        {
-            assert!(ask(host), "{host}");
+        for (host, base) in [
+            ("localhost", "http://localhost"),
+            ("LOCALHOST:1", "http://localhost:1"),
+            ("127.0.0.1:8432", "http://127.0.0.1:8432"),
+            ("[::1]:8432", "http://[::1]:8432"),
+            ("ana.example.org", "https://ana.example.org"),
+        ] {
+            assert_eq!(ask(host).as_deref(), Some(base), "{host}");
         }
-        assert!(screened(&headers(&[]), &names).is_err(), "no host");
-        assert!(screened(&headers(&[("host", "localhost"), ("host", "localhost")]), &names).is_err());
+        let encrypted = screened(&headers(&[("host", "localhost:1")]), &[], true);
+        assert_eq!(encrypted.as_deref(), Ok("https://localhost:1"));
+        assert!(screened(&headers(&[]), &urls, false).is_err(), "no host");
+        let twice = headers(&[("host", "localhost"), ("host", "localhost")]);
+        assert!(screened(&twice, &urls, false).is_err());
     }
 
     #[test]
@@ -261,15 +304,32 @@ mod tests {
         let ask = |pairs: &[(&'static str, &str)]| {
             let mut headers = headers(pairs);
             headers.insert("host", "localhost:8432".parse().unwrap());
-            screened(&headers, &[]).is_ok()
+            screened(&headers, &[], false).is_ok()
         };
         assert!(ask(&[]));
         assert!(ask(&[("origin", "http://localhost:8432")]));
         assert!(ask(&[("sec-fetch-site", "same-origin")]));
-        for origin in ["http://evil.example", "http://localhost:1", "http://localhost", "null", ""] {
+        for origin in [
+            "http://evil.example",
+            "https://localhost:8432",
+            "http://localhost:1",
+            "http://localhost",
+            "null",
+            "",
+        ] {
             assert!(!ask(&[("origin", origin)]), "{origin}");
         }
         assert!(!ask(&[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn public_addresses() {
+        assert!(PublicUrl::parse("HTTPS://ana.example.org:8443/").is_ok());
+        for wrong in
+            ["", "ana.example.org", "https://", "ftp://x", "https://x/y", "https://a b", "https://u@x"]
+        {
+            assert!(PublicUrl::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -286,9 +346,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_port_moves() {
-        let first = bind_public(0).await.unwrap().local_addr().unwrap().port();
-        let held = bind_public(first).await.unwrap();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let first = bind_public(here, 0).await.unwrap().local_addr().unwrap().port();
+        let held = bind_public(here, first).await.unwrap();
         assert_eq!(held.local_addr().unwrap().port(), first);
-        assert!(bind_public(first).await.unwrap().local_addr().unwrap().port() > first);
+        assert!(bind_public(here, first).await.unwrap().local_addr().unwrap().port() > first);
     }
 }

@@ -40,7 +40,7 @@ macro_rules! branch {
 
 const PERMISSIONS: &str = "/api/2.0/permissions/database-projects/{project}";
 
-/// Method, template as the router has it, rule.
+/// Method (`*` for any), template as the router has it, rule.
 const TABLE: &[(&str, &str, Rule)] = &[
     ("GET", "/health", Open),
     ("GET", "/version", Open),
@@ -90,6 +90,31 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("PATCH", branch!("/databases/{database}"), OnProject(Manage)),
     ("DELETE", branch!("/databases/{database}"), OnProject(Manage)),
     ("GET", branch!("/databases/{database}/operations/{operation}"), OnOperation),
+    // Groups of the contract that say themselves that they are not there yet.
+    ("*", pg!("/catalogs"), Of(Know)),
+    ("*", pg!("/catalogs/{catalog}"), Of(Know)),
+    ("*", pg!("/synced_tables"), Of(Know)),
+    ("*", pg!("/synced_tables/{synced_table}"), Of(Know)),
+    ("*", pg!("/tables"), Of(Know)),
+    ("*", pg!("/tables/{table}"), Of(Know)),
+    ("*", branch!("/databases/{database}/data-api"), OnProject(View)),
+    ("*", branch!("/databases/{database}/cdf-configs"), OnProject(View)),
+    ("*", branch!("/databases/{database}/cdf-configs/{config}"), OnProject(View)),
+    ("*", branch!("/databases/{database}/cdf-configs/{config}/cdf-statuses"), OnProject(View)),
+    ("*", branch!("/databases/{database}/cdf-configs/{config}/cdf-statuses/{table}"), OnProject(View)),
+    ("*", branch!("/snapshot-schedule"), OnProject(View)),
+    ("*", branch!("/forward-etl"), OnProject(View)),
+    ("*", branch!("/forward-etl/metadata"), OnProject(View)),
+    ("*", branch!("/forward-etl/configuration"), OnProject(View)),
+    ("*", pg!("/projects/{project}/snapshots"), OnProject(View)),
+    ("*", pg!("/projects/{project}/snapshots/{snapshot}"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/replication-groups"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/replication-groups/{group}"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/replication-groups/{group}/failover"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/replication-groups/{group}/switchover"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/recovery-branches"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/recovery-branches/{recovery_branch}"), OnProject(View)),
+    ("*", pg!("/projects/{project}/preview/recovery-branches/{recovery_branch}/inspect"), OnProject(View)),
     // Its project stands in the body; `Control::issue_for` checks it.
     ("POST", pg!("/credentials"), Of(Know)),
     ("GET", own!("/whoami"), Of(Know)),
@@ -121,13 +146,13 @@ const TABLE: &[(&str, &str, Rule)] = &[
 /// What a call of the route with this template needs; none for a route without a rule.
 pub(crate) fn rule(method: &Method, template: &str) -> Option<Rule> {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
-    TABLE.iter().find(|(m, t, _)| *m == method && *t == template).map(|(_, _, rule)| *rule)
+    TABLE.iter().find(|(m, t, _)| (*m == method || *m == "*") && *t == template).map(|(_, _, rule)| *rule)
 }
 
 /// One line of the table, for documents and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteRule {
-    /// HTTP method.
+    /// HTTP method, `*` for any.
     pub method: &'static str,
     /// Path with `{placeholders}`.
     pub template: &'static str,

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use api::{Local, Public};
+use api::{Local, Public, PublicUrl};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use crate::world::World;
 pub struct Web {
     pub address: SocketAddr,
     end: watch::Sender<bool>,
-    server: Option<JoinHandle<std::io::Result<()>>>,
+    server: Option<JoinHandle<()>>,
 }
 
 /// An answer over TCP.
@@ -47,7 +47,7 @@ impl Reply {
 
 impl Web {
     pub async fn open(world: &World) -> Web {
-        let listener = api::bind_public(0).await.unwrap();
+        let listener = api::bind_public([127, 0, 0, 1].into(), 0).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, _) = watch::channel(None);
         let local = Local {
@@ -59,7 +59,7 @@ impl Web {
         let (end, mut ended) = watch::channel(false);
         let server = tokio::spawn(api::serve_public(
             listener,
-            Public { local, names: vec!["ana.example.org".to_owned()] },
+            Public { local, urls: vec![PublicUrl::parse("https://ana.example.org").unwrap()], tls: None },
             async move {
                 let _ = ended.wait_for(|end| *end).await;
             },

@@ -54,7 +54,7 @@ impl Control {
                 .collect();
             for (principal, level) in directory.grants(&uid) {
                 let Some(identity) = directory.by_uid(principal) else { continue };
-                if !owner.as_ref().is_some_and(|owner| owner.uid == identity.uid) {
+                if owner.as_ref().is_none_or(|owner| owner.uid != identity.uid) {
                     rights.push(Permission { identity: Arc::clone(identity), level: *level });
                 }
             }
