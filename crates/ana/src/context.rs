@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use client::Client;
+use client::{Client, Remote, RemoteError};
 
 use crate::failure::Failure;
 use crate::home;
@@ -27,13 +27,18 @@ impl Global {
         home::locate(self.home.clone(), crate::system::effective_uid())
     }
 
-    /// The daemon of the home. Agents say who they are in `ANABRANCH_AGENT`.
+    /// The daemon: that of the home, or the one that `ANABRANCH_HOST` names. Agents say who they
+    /// are in `ANABRANCH_AGENT`.
     pub fn client(&self) -> Result<Client, Failure> {
-        let client = Client::new(&home::client_socket(&self.home()?));
-        Ok(match std::env::var("ANABRANCH_AGENT") {
-            Ok(agent) if !agent.is_empty() => client.as_agent(agent),
-            _ => client,
-        })
+        match variable("ANABRANCH_HOST") {
+            Some(host) => Ok(as_agent(Client::at(remote(&host)?))),
+            None => self.local_client(),
+        }
+    }
+
+    /// The daemon of the home, for what concerns the daemon itself.
+    pub fn local_client(&self) -> Result<Client, Failure> {
+        Ok(as_agent(Client::new(&home::client_socket(&self.home()?))))
     }
 
     /// The project meant.
@@ -57,6 +62,28 @@ impl Global {
             }
         }
     }
+}
+
+/// The value of an environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn as_agent(client: Client) -> Client {
+    match variable("ANABRANCH_AGENT") {
+        Some(agent) => client.as_agent(agent),
+        None => client,
+    }
+}
+
+fn remote(host: &str) -> Result<Remote, Failure> {
+    Remote::new(host, variable("ANABRANCH_TOKEN")).map_err(|error| {
+        let hint = match error {
+            RemoteError::Address(_) | RemoteError::Unencrypted(_) => "set ANABRANCH_HOST to another address",
+            RemoteError::NoToken(_) => "set ANABRANCH_TOKEN to what `ana token create` printed",
+        };
+        Failure::refused(error.to_string()).with_hint(hint)
+    })
 }
 
 /// The project that the nearest context file above `dir` names.

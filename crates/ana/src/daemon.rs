@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use api::PublicUrl;
 
 use crate::duration;
 use crate::failure::{Exit, Failure};
@@ -14,11 +17,23 @@ use crate::system;
 const LOG_LIMIT: u64 = 10 << 20;
 
 /// How a daemon is to be started.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Port of the HTTP API on 127.0.0.1; the next free one where it is busy
     #[arg(long, default_value_t = 8432, env = "ANABRANCH_HTTP_PORT", value_name = "PORT")]
     pub http_port: u16,
+    /// Address to listen on for the HTTP API; other than loopback only with --http-tls-cert
+    #[arg(long, default_value = "127.0.0.1", env = "ANABRANCH_HTTP_LISTEN", value_name = "ADDRESS")]
+    pub http_listen: IpAddr,
+    /// Certificate, with its chain, of the HTTP API
+    #[arg(long, env = "ANABRANCH_HTTP_TLS_CERT", value_name = "FILE", requires = "http_tls_key")]
+    pub http_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate
+    #[arg(long, env = "ANABRANCH_HTTP_TLS_KEY", value_name = "FILE", requires = "http_tls_cert")]
+    pub http_tls_key: Option<PathBuf>,
+    /// Address by which people know the HTTP API, e.g. https://ana.example.org; may be repeated
+    #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
+    pub http_url: Vec<PublicUrl>,
     /// Port of PostgreSQL on each branch's own loopback address; 0 takes any
     #[arg(long, default_value_t = 5432, env = "ANABRANCH_PG_PORT", value_name = "PORT")]
     pub pg_port: u16,
@@ -41,15 +56,25 @@ impl Options {
     pub fn to_arguments(&self) -> Vec<String> {
         let mut arguments =
             vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
+        arguments.push(format!("--http-listen={}", self.http_listen));
         let given = [
             ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
             ("--run-as", self.run_as.clone()),
             ("--owner", self.owner.clone()),
+            ("--http-tls-cert", absolute(self.http_tls_cert.as_deref())),
+            ("--http-tls-key", absolute(self.http_tls_key.as_deref())),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
         ];
+        arguments.extend(self.http_url.iter().map(|url| format!("--http-url={url}")));
         arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
         arguments
     }
+}
+
+/// The daemon runs in another directory.
+fn absolute(path: Option<&Path>) -> Option<String> {
+    let path = path?;
+    Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string())
 }
 
 fn parse_grace(text: &str) -> Result<u64, String> {

@@ -79,6 +79,10 @@ impl From<client::Error> for Failure {
             client::Error::Denied { .. } => {
                 Failure::refused(message).with_hint("run this as the user that started the daemon")
             }
+            client::Error::Unreachable { .. } => Failure::new(Exit::Outside, message)
+                .with_hint("check ANABRANCH_HOST, and that the daemon runs there"),
+            client::Error::Refused { status: 401, .. } => Failure::refused(message)
+                .with_hint("check ANABRANCH_TOKEN; make a new one with: ana token create"),
             client::Error::Refused { status, hint, .. } => {
                 let exit = if status < 500 { Exit::Refused } else { Exit::Failed };
                 Failure { exit, message, hint }

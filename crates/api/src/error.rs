@@ -26,6 +26,11 @@ impl ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE", message)
     }
 
+    /// 401: nothing was shown that says who calls.
+    pub fn unauthenticated() -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", "a bearer token is needed here")
+    }
+
     /// 404 for a path that names nothing we know.
     pub fn unroutable() -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "resource not found")
@@ -45,6 +50,8 @@ impl From<Error> for ApiError {
             Refusal::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
             Refusal::Busy => (StatusCode::CONFLICT, "RESOURCE_CONFLICT"),
             Refusal::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "NOT_IMPLEMENTED"),
+            Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
+            Refusal::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
         };
         let trace = new_uuid(&SystemRandom).unwrap_or_default();
         let message = match refusal {

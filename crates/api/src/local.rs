@@ -4,23 +4,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use control::Control;
-use control::model::{Principal, PrincipalKind};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::error::ApiError;
-use crate::routes;
+use crate::gate;
 
 /// Header by which a program says that it acts for the person.
 const AGENT_HEADER: &str = "x-anabranch-agent";
+
+/// As much of that name is kept, characters.
+const LONGEST_AGENT: usize = 100;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -63,20 +64,12 @@ pub async fn serve_local(
     }
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    let router = router(local).into_make_service_with_connect_info::<Peer>();
+    let router = gate::guarded(local.clone())
+        .layer(axum::middleware::from_fn_with_state(local, admit))
+        .into_make_service_with_connect_info::<Peer>();
     let outcome = axum::serve(listener, router).with_graceful_shutdown(end).await;
     let _ = std::fs::remove_file(socket);
     outcome
-}
-
-fn router(local: Local) -> Router {
-    routes::all()
-        .fallback(async || ApiError::unroutable())
-        .method_not_allowed_fallback(async || {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "method not allowed here")
-        })
-        .layer(axum::middleware::from_fn_with_state(local.clone(), admit))
-        .with_state(local)
 }
 
 /// Lets in the owner and root, and notes who acts.
@@ -94,12 +87,19 @@ async fn admit(
         )
         .into_response();
     }
-    let owner = local.control.owner();
-    let agent = request.headers().get(AGENT_HEADER).and_then(|value| value.to_str().ok());
-    let principal = match agent {
-        Some(agent) => Principal { name: format!("{agent} for {owner}"), kind: PrincipalKind::Agent },
-        None => Principal { name: owner.to_owned(), kind: PrincipalKind::Human },
-    };
-    request.extensions_mut().insert(principal);
-    next.run(request).await
+    let agent = agent_of(request.headers());
+    match local.control.local_caller(agent.as_deref()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller.principal.clone());
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => ApiError::from(error).into_response(),
+    }
+}
+
+/// The program that says that it acts for the caller. Its name stands in the audit log.
+pub(crate) fn agent_of(headers: &HeaderMap) -> Option<String> {
+    let name = headers.get(AGENT_HEADER)?.to_str().ok()?.trim();
+    (!name.is_empty()).then(|| name.chars().take(LONGEST_AGENT).collect())
 }

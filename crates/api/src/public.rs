@@ -1,29 +1,105 @@
-//! The API over TCP: says that the daemon is alive, and nothing else to strangers.
+//! The API over TCP: the same routes, for whoever shows a token.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use auth::Refusal;
+use axum::Extension;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::error::ApiError;
+use crate::gate::{self, header_value, rule_of};
+use crate::listen::{self, Tls};
+use crate::local::{Local, agent_of};
+use crate::rules::Rule;
+use crate::throttle::{Throttle, Verdict};
 
 /// Ports tried after a busy one.
 const PORTS: u16 = 100;
 
-/// Binds `port` of the loopback address, or the next free one; 0 lets the kernel choose.
+/// What every answer carries: it is data for programs, and nothing that a browser should show, keep
+/// or embed.
+const HEADERS: [(&str, &str); 6] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cache-control", "no-store"),
+];
+
+const STRANGE_NAME: &str = "this server is not known by that host name; ana serve --http-url names more";
+
+/// How the API is served over TCP.
+#[derive(Clone)]
+pub struct Public {
+    /// What the handlers work with.
+    pub local: Local,
+    /// Addresses by which people know this server, beside those of the loopback address.
+    pub urls: Vec<PublicUrl>,
+    /// Certificate and key; without, the API is spoken unencrypted.
+    pub tls: Option<Tls>,
+}
+
+/// An address such as `https://ana.example.org`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    base: String,
+}
+
+impl std::fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.base)
+    }
+}
+
+impl PublicUrl {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// It is none, with a sentence for whoever wrote it.
+    pub fn parse(text: &str) -> Result<PublicUrl, String> {
+        let wrong = || format!("\"{text}\" is not an address such as https://ana.example.org");
+        let base = text.trim_end_matches('/').to_ascii_lowercase();
+        let (scheme, authority) = base.split_once("://").ok_or_else(wrong)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        if !matches!(scheme, "http" | "https") || authority.is_empty() || !authority.bytes().all(plain) {
+            return Err(wrong());
+        }
+        Ok(PublicUrl { base })
+    }
+
+    fn authority(&self) -> &str {
+        self.base.split_once("://").map_or("", |(_, authority)| authority)
+    }
+}
+
+/// Where this server is reached, as the client wrote it: `http://127.0.0.1:8432`.
+#[derive(Clone)]
+pub(crate) struct Base(pub String);
+
+/// Marks an answer to a login that failed without being a 401.
+#[derive(Clone, Copy)]
+pub(crate) struct FailedLogin;
+
+struct Front {
+    public: Public,
+    throttle: Throttle,
+}
+
+/// Binds `port` of an address, or the next free one; 0 lets the kernel choose.
 ///
 /// # Errors
 /// None of them is free.
-pub async fn bind_public(port: u16) -> std::io::Result<TcpListener> {
+pub async fn bind_public(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
     let mut last = None;
     for port in port..=port.saturating_add(if port == 0 { 0 } else { PORTS }) {
-        match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+        match TcpListener::bind(SocketAddr::from((address, port))).await {
             Ok(listener) => return Ok(listener),
             Err(error) => last = Some(error),
         }
@@ -31,31 +107,66 @@ pub async fn bind_public(port: u16) -> std::io::Result<TcpListener> {
     Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
 }
 
-/// Serves on a listener until `end` resolves.
-///
-/// # Errors
-/// The listener failed.
+/// Serves on a listener until `end` resolves and running calls are answered.
 pub async fn serve_public(
     listener: TcpListener,
+    public: Public,
     end: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
-        .fallback(async || {
-            ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", "a bearer token is needed here")
-        })
-        .layer(axum::middleware::from_fn(refuse_foreign_host));
-    axum::serve(listener, router).with_graceful_shutdown(end).await
+) {
+    let (local, tls) = (public.local.clone(), public.tls.clone());
+    let front = Arc::new(Front { public, throttle: Throttle::default() });
+    let router = gate::guarded(local)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&front), authenticate))
+        .layer(axum::middleware::from_fn_with_state(front, screen))
+        .layer(axum::middleware::map_response(add_headers));
+    listen::serve(listener, tls, router, end).await;
 }
 
-/// A page on the web can make a browser send requests here under a name of its own (DNS
-/// rebinding); such a request carries that name.
-async fn refuse_foreign_host(headers: HeaderMap, request: Request, next: Next) -> Response {
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    if host.is_some_and(is_loopback_name) {
-        return next.run(request).await;
+async fn add_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
-    ApiError::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "unknown host name").into_response()
+    response
+}
+
+/// Turns away what a browser sends on behalf of a foreign page. A page can make a browser send
+/// requests here under a name of its own (DNS rebinding), which then stands in `Host`; and across
+/// origins, which then stand in `Origin`.
+async fn screen(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
+    match screened(request.headers(), &front.public.urls, front.public.tls.is_some()) {
+        Ok(base) => {
+            request.extensions_mut().insert(Base(base));
+            next.run(request).await
+        }
+        Err(text) => ApiError::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", text).into_response(),
+    }
+}
+
+/// Where the client believes itself to be, if that is here.
+fn screened(headers: &HeaderMap, urls: &[PublicUrl], tls: bool) -> Result<String, &'static str> {
+    let host = single(headers, header::HOST).ok_or(STRANGE_NAME)?.to_ascii_lowercase();
+    let base = match urls.iter().find(|url| url.authority() == host) {
+        Some(url) => url.base.clone(),
+        None if is_loopback_name(&host) => format!("{}://{host}", if tls { "https" } else { "http" }),
+        None => return Err(STRANGE_NAME),
+    };
+    if headers.contains_key(header::ORIGIN)
+        && single(headers, header::ORIGIN).is_none_or(|origin| !origin.eq_ignore_ascii_case(&base))
+    {
+        return Err("requests of foreign pages are not served");
+    }
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err("requests of foreign pages are not served");
+    }
+    Ok(base)
+}
+
+fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
 }
 
 fn is_loopback_name(host: &str) -> bool {
@@ -66,61 +177,179 @@ fn is_loopback_name(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
+/// Finds out who calls, for all routes but the open ones.
+async fn authenticate(
+    State(front): State<Arc<Front>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if rule_of(&request) == Some(Rule::Open) {
+        let response = next.run(request).await;
+        let failed = response.status() == StatusCode::UNAUTHORIZED
+            || response.extensions().get::<FailedLogin>().is_some();
+        return if failed { slow_down(&front, address.ip(), response).await } else { response };
+    }
+    let Some(token) = bearer(request.headers()) else {
+        return challenge(ApiError::unauthenticated(), "Bearer realm=\"anabranch\"");
+    };
+    let agent = agent_of(request.headers());
+    match front.public.local.control.authenticate(token, agent.as_deref()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller.principal.clone());
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            tracing::warn!(address = %address.ip(), reason = %refusal, "a token was refused");
+            slow_down(&front, address.ip(), refused(&refusal)).await
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", refusal.to_string());
+    challenge(error, "Bearer realm=\"anabranch\", error=\"invalid_token\"")
+}
+
+fn challenge(error: ApiError, how: &str) -> Response {
+    let mut response = error.into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header_value(how));
+    response
+}
+
+/// The token of an `Authorization` header. One that is there but of another form counts as a token
+/// that nobody was given.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?;
+    let value = single(headers, header::AUTHORIZATION).unwrap_or_default();
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
+        _ => Some(""),
+    }
+}
+
+async fn slow_down(front: &Front, address: IpAddr, response: Response) -> Response {
+    match front.throttle.failed(address, Instant::now()) {
+        Verdict::After(wait) => {
+            tokio::time::sleep(wait).await;
+            response
+        }
+        Verdict::Busy(wait) => {
+            let text = "too many failed logins at once from this address";
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "REQUEST_LIMIT_EXCEEDED", text);
+            let mut response = error.into_response();
+            let seconds = wait.as_secs_f64().ceil().to_string();
+            response.headers_mut().insert(header::RETRY_AFTER, header_value(&seconds));
+            response
+        }
+    }
+}
+
+/// What handlers use to say where they are.
+pub(crate) fn base_of(base: Option<Extension<Base>>, local: &Local) -> String {
+    match (base, local.http) {
+        (Some(Extension(Base(base))), _) => base,
+        (None, Some(address)) => format!("http://{address}"),
+        (None, None) => "http://localhost".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
-    async fn ask(request: &str) -> String {
-        let listener = bind_public(0).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve_public(listener, async {
-            let _ = stopped.await;
-        }));
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        drop(stop);
-        server.await.unwrap().unwrap();
-        answer
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
     }
 
-    fn get(path: &str, host: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    #[test]
+    fn foreign_host_names_are_refused() {
+        let urls = [PublicUrl::parse("https://ana.example.org").unwrap()];
+        let ask = |host| screened(&headers(&[("host", host)]), &urls, false).ok();
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:8432",
+            "",
+            ":80",
+            "ana.example.org.evil.example",
+            "ana.example.org:81",
+            "xana.example.org",
+        ] {
+            assert_eq!(ask(host), None, "{host}");
+        }
+        for (host, base) in [
+            ("localhost", "http://localhost"),
+            ("LOCALHOST:1", "http://localhost:1"),
+            ("127.0.0.1:8432", "http://127.0.0.1:8432"),
+            ("[::1]:8432", "http://[::1]:8432"),
+            ("ana.example.org", "https://ana.example.org"),
+        ] {
+            assert_eq!(ask(host).as_deref(), Some(base), "{host}");
+        }
+        let encrypted = screened(&headers(&[("host", "localhost:1")]), &[], true);
+        assert_eq!(encrypted.as_deref(), Ok("https://localhost:1"));
+        assert!(screened(&headers(&[]), &urls, false).is_err(), "no host");
+        let twice = headers(&[("host", "localhost"), ("host", "localhost")]);
+        assert!(screened(&twice, &urls, false).is_err());
     }
 
-    #[tokio::test]
-    async fn health_is_all_that_strangers_get() {
-        let health = ask(&get("/health", "127.0.0.1:8432")).await;
-        assert!(health.starts_with("HTTP/1.1 200"), "{health}");
-        assert!(health.contains("\"status\":\"ok\""), "{health}");
-        for path in ["/", "/api/2.0/postgres/projects", "/api/anabranch/v1/status"] {
-            let answer = ask(&get(path, "localhost")).await;
-            assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
-            assert!(answer.contains("UNAUTHENTICATED"), "{path}: {answer}");
+    #[test]
+    fn foreign_pages_are_refused() {
+        let ask = |pairs: &[(&'static str, &str)]| {
+            let mut headers = headers(pairs);
+            headers.insert("host", "localhost:8432".parse().unwrap());
+            screened(&headers, &[], false).is_ok()
+        };
+        assert!(ask(&[]));
+        assert!(ask(&[("origin", "http://localhost:8432")]));
+        assert!(ask(&[("sec-fetch-site", "same-origin")]));
+        for origin in [
+            "http://evil.example",
+            "https://localhost:8432",
+            "http://localhost:1",
+            "http://localhost",
+            "null",
+            "",
+        ] {
+            assert!(!ask(&[("origin", origin)]), "{origin}");
+        }
+        assert!(!ask(&[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn public_addresses() {
+        assert!(PublicUrl::parse("HTTPS://ana.example.org:8443/").is_ok());
+        for wrong in
+            ["", "ana.example.org", "https://", "ftp://x", "https://x/y", "https://a b", "https://u@x"]
+        {
+            assert!(PublicUrl::parse(wrong).is_err(), "{wrong}");
         }
     }
 
-    #[tokio::test]
-    async fn foreign_host_names_are_refused() {
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8432", ""] {
-            let answer = ask(&get("/health", host)).await;
-            assert!(answer.starts_with("HTTP/1.1 403"), "{host}: {answer}");
-        }
-        for host in ["localhost", "localhost:1", "[::1]:8432", "[::1]"] {
-            let answer = ask(&get("/health", host)).await;
-            assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
-        }
+    #[test]
+    fn bearers() {
+        let ask = |value: &str| bearer(&headers(&[("authorization", value)])).map(str::to_owned);
+        assert_eq!(ask("Bearer x").as_deref(), Some("x"));
+        assert_eq!(ask("bearer  x").as_deref(), Some("x"));
+        assert_eq!(ask("Basic eDp5").as_deref(), Some(""));
+        assert_eq!(ask("x").as_deref(), Some(""));
+        assert_eq!(bearer(&headers(&[])), None);
+        let twice = headers(&[("authorization", "Bearer x"), ("authorization", "Bearer y")]);
+        assert_eq!(bearer(&twice), Some(""));
     }
 
     #[tokio::test]
     async fn a_busy_port_moves() {
-        let first = bind_public(0).await.unwrap().local_addr().unwrap().port();
-        let held = bind_public(first).await.unwrap();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let first = bind_public(here, 0).await.unwrap().local_addr().unwrap().port();
+        let held = bind_public(here, first).await.unwrap();
         assert_eq!(held.local_addr().unwrap().port(), first);
-        assert!(bind_public(first).await.unwrap().local_addr().unwrap().port() > first);
+        assert!(bind_public(here, first).await.unwrap().local_addr().unwrap().port() > first);
     }
 }

@@ -17,6 +17,14 @@ pub enum Error {
         /// The socket.
         socket: PathBuf,
     },
+    /// The address does not answer.
+    #[error("cannot reach {host}: {source}")]
+    Unreachable {
+        /// Name or address, with the port.
+        host: String,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The daemon said no.
     #[error("{message}")]
     Refused {

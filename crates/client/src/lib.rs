@@ -1,6 +1,8 @@
-//! Typed client of the daemon's HTTP API, over its unix socket.
+//! Typed client of the daemon's HTTP API, over its unix socket or, with a token, over TCP.
 
 mod error;
+mod identity;
+mod remote;
 mod resources;
 mod transport;
 
@@ -12,6 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use error::Error;
+pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
+pub use remote::{Remote, RemoteError};
 pub use resources::{
     AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts,
     Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
@@ -23,11 +27,20 @@ const OWN: &str = "/api/anabranch/v1";
 /// Pause between two looks at an unfinished operation.
 const POLL: Duration = Duration::from_millis(200);
 
-/// A daemon, known by its socket. Connects anew for each call.
+/// A daemon. Connects anew for each call.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    target: Target,
     agent: Option<String>,
+}
+
+/// Where a daemon is.
+#[derive(Debug, Clone)]
+enum Target {
+    /// Behind a socket of this host.
+    Socket(PathBuf),
+    /// At an address, for whoever has a token.
+    Remote(Remote),
 }
 
 /// When a new branch vanishes.
@@ -61,18 +74,18 @@ pub struct NewBranch {
 impl Client {
     /// The daemon behind `socket`. Nothing is sent yet.
     pub fn new(socket: &Path) -> Client {
-        Client { socket: socket.to_owned(), agent: None }
+        Client { target: Target::Socket(socket.to_owned()), agent: None }
+    }
+
+    /// The daemon at an address. Nothing is sent yet.
+    pub fn at(remote: Remote) -> Client {
+        Client { target: Target::Remote(remote), agent: None }
     }
 
     /// The same client, acting for the person as the program `name`.
     #[must_use]
     pub fn as_agent(self, name: impl Into<String>) -> Client {
         Client { agent: Some(name.into()), ..self }
-    }
-
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// What runs.

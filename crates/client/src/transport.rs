@@ -1,14 +1,18 @@
 //! One request on one connection.
 
+use std::path::Path;
+
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::Client;
 use crate::error::Error;
+use crate::{Client, Target};
 
 /// An answer whose body is still to be read.
 pub(crate) struct Answer {
@@ -23,11 +27,33 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Answer, Error> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the answer; its errors come up in the call itself.
-        tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let mut sender = match &self.target {
+            Target::Socket(socket) => handshake(connect(socket).await?).await?,
+            Target::Remote(remote) => handshake(remote.connect().await?).await?,
+        };
+        let request = self.request(method, path, body)?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let answer = Answer { body: response_body(response), buffer: Vec::new() };
+        if status == StatusCode::OK { Ok(answer) } else { Err(refusal(status, answer.read_all().await?)) }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let mut request = Request::builder().method(method).uri(path);
+        request = match &self.target {
+            Target::Socket(_) => request.header("host", "localhost"),
+            Target::Remote(remote) => {
+                let mut token = HeaderValue::from_str(&format!("Bearer {}", remote.token()))
+                    .map_err(|_| Error::Protocol("the token has characters that no token has".to_owned()))?;
+                token.set_sensitive(true);
+                request.header("host", remote.authority()).header("authorization", token)
+            }
+        };
         if let Some(agent) = &self.agent {
             request = request.header("x-anabranch-agent", agent);
         }
@@ -38,21 +64,27 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let request = request
+        request
             .body(Full::new(bytes))
-            .map_err(|error| Error::Protocol(format!("the request cannot be written: {error}")))?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let answer = Answer { body: response_body(response), buffer: Vec::new() };
-        if status == StatusCode::OK { Ok(answer) } else { Err(refusal(status, answer.read_all().await?)) }
+            .map_err(|error| Error::Protocol(format!("the request cannot be written: {error}")))
     }
+}
 
-    async fn connect(&self) -> Result<UnixStream, Error> {
-        UnixStream::connect(self.socket()).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Error::Denied { socket: self.socket().to_owned() },
-            _ => Error::NotRunning { socket: self.socket().to_owned() },
-        })
-    }
+async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the answer; its errors come up in the call itself.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn connect(socket: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Error::Denied { socket: socket.to_owned() },
+        _ => Error::NotRunning { socket: socket.to_owned() },
+    })
 }
 
 fn response_body(response: Response<Incoming>) -> Incoming {

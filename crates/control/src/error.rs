@@ -17,6 +17,10 @@ pub enum Refusal {
     Busy,
     /// This version does not do it.
     NotImplemented,
+    /// The caller has not proved who they are.
+    Unauthenticated,
+    /// The caller may not do this.
+    PermissionDenied,
 }
 
 /// What stopped a call.

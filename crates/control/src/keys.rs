@@ -38,11 +38,7 @@ pub(crate) struct KeyStore {
 
 impl KeyStore {
     pub fn open(dir: PathBuf) -> Result<KeyStore, Error> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|source| Error::io(format!("cannot make {}", dir.display()), source))?;
+        make_private_dir(&dir)?;
         Ok(KeyStore { dir })
     }
 
@@ -101,7 +97,17 @@ impl KeyStore {
     }
 }
 
-fn replace_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Makes a directory that only this user may enter.
+pub(crate) fn make_private_dir(dir: &Path) -> Result<(), Error> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| Error::io(format!("cannot make {}", dir.display()), source))
+}
+
+/// Writes a private file of `dir` whole or not at all; on disk for good when this returns.
+pub(crate) fn replace_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension("new");
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;

@@ -8,7 +8,10 @@ pub mod app;
 pub mod clock;
 mod computes;
 pub mod db;
+mod directory;
 mod error;
+pub mod identity;
+mod issuer_keys;
 mod keys;
 mod listener;
 pub mod model;
@@ -16,6 +19,7 @@ pub mod names;
 mod prepare;
 mod reconcile;
 mod scram;
+mod signing;
 mod startup;
 
 pub use app::{Control, Settings};

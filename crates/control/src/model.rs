@@ -37,6 +37,15 @@ impl Principal {
     pub fn daemon() -> Principal {
         Principal { name: "anabranch".to_owned(), kind: PrincipalKind::Service }
     }
+
+    /// Name of the identity whose rights count: a program that acts for somebody is written
+    /// `NAME for PRINCIPAL`, whatever its own name is.
+    pub fn on_behalf_of(&self) -> &str {
+        match self.kind {
+            PrincipalKind::Agent => self.name.rsplit_once(" for ").map_or(&self.name, |(_, name)| name),
+            PrincipalKind::Human | PrincipalKind::Service => &self.name,
+        }
+    }
 }
 
 impl PrincipalKind {

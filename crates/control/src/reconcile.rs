@@ -129,6 +129,7 @@ impl Control {
         if trusted {
             outcomes.push(("expiry", self.reap().await));
             outcomes.push(("purges", self.purge().await));
+            outcomes.push(("tokens and keys", self.maintain_tokens().await));
         }
         outcomes.push(("deletes", self.finish_deletes().await));
         outcomes.push(("endpoints", self.open_all_endpoints().await));
@@ -152,6 +153,14 @@ impl Control {
         self.blocking(|control| {
             let horizon = control.clock.now().checked_sub(OPERATION_HISTORY).unwrap_or(Timestamp::UNIX_EPOCH);
             control.db.write(|tx| operations::prune(tx, horizon))
+        })
+        .await
+    }
+
+    async fn maintain_tokens(self: &Arc<Self>) -> Result<(), Error> {
+        self.blocking(|control| {
+            control.prune_tokens()?;
+            control.signing.maintain(&control.db, control.clock.now())
         })
         .await
     }

@@ -21,7 +21,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
 
 /// Ends the daemon and waits until it is gone.
 pub async fn stop(global: &Global, keep_computes: bool) -> Result<(), Failure> {
-    let client = global.client()?;
+    let client = global.local_client()?;
     let status = match client.status().await {
         Err(client::Error::NotRunning { .. }) => {
             output::talk("the daemon is not running");

@@ -1,14 +1,17 @@
 //! The commands, one file each.
 
+mod auth;
 mod branch;
 mod completions;
 mod down;
 mod export;
+mod principal;
 mod project;
 mod psql;
 mod quickstart;
 mod serve;
 mod status;
+mod token;
 mod up;
 mod url;
 
@@ -40,6 +43,12 @@ enum Command {
     Project(project::Command),
     #[command(subcommand)]
     Branch(branch::Command),
+    #[command(subcommand)]
+    Token(token::Command),
+    #[command(subcommand)]
+    Principal(principal::Command),
+    #[command(subcommand)]
+    Auth(auth::Command),
     Url(url::Args),
     Psql(psql::Args),
     Export(export::Args),
@@ -59,6 +68,9 @@ impl Arguments {
             Command::Status(args) => wait_for(status::run(global, args)),
             Command::Project(command) => wait_for(project::run(global, command)),
             Command::Branch(command) => wait_for(branch::run(global, command)),
+            Command::Token(command) => wait_for(token::run(global, command)),
+            Command::Principal(command) => wait_for(principal::run(global, command)),
+            Command::Auth(command) => wait_for(auth::run(global, command)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

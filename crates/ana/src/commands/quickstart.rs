@@ -43,7 +43,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     } else {
         step.done("found the daemon");
     }
-    let client = global.client()?;
+    let client = global.local_client()?;
     let production = project_with_sample(&client, &mut step).await?;
     let branch = fresh_branch(&client, &mut step).await?;
     show_isolation(&branch, &production, &mut step).await?;
@@ -161,7 +161,7 @@ fn farewell(branch: &Connection) {
 async fn clean(global: &Global) -> Result<(), Failure> {
     let mark = global.home()?.join(MARK);
     let started_here = mark.exists();
-    let client = global.client()?;
+    let client = global.local_client()?;
     let outcome = client.delete_project(PROJECT, true).await;
     match outcome {
         Ok(()) => output::talk("removed project shop with its data"),

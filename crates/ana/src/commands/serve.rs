@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Local;
+use api::{Local, Public, Tls};
 use compute::engine::Engine;
 use compute::install::{self, Archive};
 use compute::machine::Machine;
@@ -43,6 +43,8 @@ const LAST_CALLS: Duration = Duration::from_secs(5);
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     system::make_files_private();
+    // Before giving up root: the key may be closed to others.
+    let tls = read_tls(&args.options)?;
     // Before the home is looked for a second time: the place depends on who we are.
     let home = global.home()?;
     let owner = args.options.owner.clone().unwrap_or_else(daemon::usual_owner);
@@ -77,7 +79,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         round: ROUND,
     };
     let socket = run_dir.join(home::SOCKET);
-    let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, &args));
+    let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, tls, &args));
     home::leave_daemon_dir(&run_dir);
     // A step that still waits for a disk must not keep the process.
     runtime.shutdown_timeout(LAST_CALLS);
@@ -89,14 +91,16 @@ async fn serve(
     engine: Arc<Engine>,
     server: Server,
     socket: PathBuf,
+    tls: Option<Tls>,
     args: &Args,
 ) -> Result<(), Failure> {
     let control =
         Control::open(settings, engine, server, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?;
     control.run().await?;
-    let listener = api::bind_public(args.options.http_port)
-        .await
-        .map_err(|error| Failure::io("cannot listen for HTTP on 127.0.0.1", &error))?;
+    let listener =
+        api::bind_public(args.options.http_listen, args.options.http_port).await.map_err(|error| {
+            Failure::io(format!("cannot listen for HTTP on {}", args.options.http_listen), &error)
+        })?;
     let (shutdown, mut asked) = watch::channel(None);
     let (ended, _) = watch::channel(false);
     let local = Local {
@@ -106,9 +110,11 @@ async fn serve(
         shutdown: shutdown.clone(),
     };
     if let Some(http) = local.http {
-        output::talk(format!("daemon listens on {} and http://{http}", socket.display()));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        output::talk(format!("daemon listens on {} and {scheme}://{http}", socket.display()));
     }
-    let public = tokio::spawn(api::serve_public(listener, until(&ended)));
+    let public = Public { local: local.clone(), urls: args.options.http_url.clone(), tls };
+    let public = tokio::spawn(api::serve_public(listener, public, until(&ended)));
     let end = until(&ended);
     let mut private = tokio::spawn(async move { api::serve_local(local, &socket, end).await });
     watch_signals(shutdown, args.keep_computes)?;
@@ -127,6 +133,19 @@ async fn serve(
     let _ = tokio::time::timeout(LAST_CALLS, async { (private.await, public.await) }).await;
     tracing::info!("ended");
     Ok(outcome?)
+}
+
+/// Tokens must not go over a network unencrypted.
+fn read_tls(options: &Options) -> Result<Option<Tls>, Failure> {
+    match (&options.http_tls_cert, &options.http_tls_key) {
+        (Some(certificate), Some(key)) => {
+            let tls = Tls::read(certificate, key).map_err(Failure::refused)?;
+            Ok(Some(tls))
+        }
+        _ if options.http_listen.is_loopback() => Ok(None),
+        _ => Err(Failure::refused(format!("{} is not a loopback address", options.http_listen))
+            .with_hint("give --http-tls-cert and --http-tls-key, or leave --http-listen at 127.0.0.1")),
+    }
 }
 
 /// Resolves once the flag is set.

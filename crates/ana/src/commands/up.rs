@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let started = start(global, args.options).await?;
-    let status = global.client()?.status().await?;
+    let status = global.local_client()?.status().await?;
     let word = match started {
         Started::Now => "daemon started",
         Started::Before => "the daemon runs already",
@@ -40,7 +40,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
 /// Starts the daemon unless it runs, and waits until it answers. What it says while starting is
 /// passed on.
 pub async fn start(global: &Global, mut options: Options) -> Result<Started, Failure> {
-    match global.client()?.status().await {
+    match global.local_client()?.status().await {
         Ok(_) => return Ok(Started::Before),
         // One that ends in the middle of its answer is as good as gone.
         Err(client::Error::NotRunning { .. } | client::Error::Transport(_)) => {}
@@ -52,7 +52,7 @@ pub async fn start(global: &Global, mut options: Options) -> Result<Started, Fai
     let complaint = relay(&mut child);
     loop {
         // The place of the socket may only be known once the home exists: asked for anew each time.
-        if global.client()?.status().await.is_ok() {
+        if global.local_client()?.status().await.is_ok() {
             return Ok(Started::Now);
         }
         let ended = child.try_wait().map_err(|error| Failure::io("cannot wait for the daemon", &error))?;

@@ -1,9 +1,14 @@
 //! The routes, one module for each kind of resource.
 
 mod branches;
+mod credentials;
 mod endpoints;
+mod me;
+mod oidc;
 mod operations;
 mod own;
+mod permissions;
+mod principals;
 mod projects;
 
 use axum::Router;
@@ -18,6 +23,11 @@ pub(crate) fn all() -> Router<Local> {
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .merge(credentials::routes())
+        .merge(me::routes())
+        .merge(oidc::routes())
+        .merge(permissions::routes())
+        .merge(principals::routes())
 }
 
 /// The contract's base path.

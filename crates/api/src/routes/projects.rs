@@ -2,7 +2,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use control::app::{NewProject, UpdateCompute};
+use control::app::{Caller, NewProject, UpdateCompute};
 use control::model::Principal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -105,8 +105,13 @@ async fn show(State(local): State<Local>, Path(project): Path<String>) -> Result
     Ok(Json(resources::project(&local.control.project(project).await?)))
 }
 
-async fn list(State(local): State<Local>, Query(query): Query<PageQuery>) -> Result<Json<Value>, ApiError> {
-    let all = local.control.projects(query.show_deleted).await?;
+async fn list(
+    State(local): State<Local>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let mut all = local.control.projects(query.show_deleted).await?;
+    all.retain(|view| local.control.may_see(&caller, &view.project.uid, &view.project.owner));
     let place = |view: &control::app::ProjectView| (view.project.create_time, view.project.uid.clone());
     Ok(Json(page("projects", all, &query, place, resources::project)?))
 }

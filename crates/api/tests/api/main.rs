@@ -1,8 +1,11 @@
-//! The API over its unix socket, with the real engine and real PostgreSQL behind it.
+//! The API over its unix socket and over TCP, with the real engine and real PostgreSQL behind it.
 
 // Helpers count as test code.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod lakebase;
 mod life;
+mod login;
+mod web;
 mod world;

@@ -1,15 +1,22 @@
 //! What callers ask for: validated as a whole, written as intent, then carried out.
 
+mod access;
+mod authenticate;
 mod branches;
 mod connect;
+mod credentials;
 mod endpoints;
 pub mod expiry;
+mod federation;
 mod operations;
+mod permissions;
+mod principals;
 mod projects;
 mod shutdown;
 mod status;
+mod tokens;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,20 +30,30 @@ use rusqlite::Connection;
 use crate::clock::{Clock, Random, new_uid, new_uuid};
 use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
+use crate::directory::Directories;
 use crate::error::{Error, Refusal};
+use crate::issuer_keys::IssuerKeys;
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
 use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
+use crate::signing::Signing;
 
+pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
+pub use authenticate::AccessToken;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
 pub use connect::{ConnectionInfo, Wake};
+pub use credentials::{DatabaseToken, TokenIdentity, TokenRefusal};
 pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
+pub use federation::{FederationView, NewFederation};
 pub use operations::{OperationView, Target};
+pub use permissions::{Change, Holder, Permission};
+pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
+pub use tokens::{Life, NewSecret, NewToken, TokenView};
 
 /// How long a call waits for its operation before it answers "not done yet".
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -72,7 +89,14 @@ pub struct Control {
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
+    pub(crate) directories: Directories,
+    pub(crate) signing: Signing,
+    pub(crate) issuer_keys: IssuerKeys,
+    /// Identity and owner of each branch's project, as far as asked for.
+    subjects: Mutex<HashMap<String, (String, String)>>,
     owner: String,
+    issuer: String,
+    workspace_id: String,
     busy: Mutex<HashSet<String>>,
 }
 
@@ -109,16 +133,29 @@ impl Control {
             .open(&path)
             .map_err(|source| Error::io(format!("cannot open {}", path.display()), source))?;
         let db = Db::open(&path)?;
-        let owner = db.write(|tx| match settings::get(tx, settings::OWNER)? {
-            Some(owner) => Ok(owner),
-            None => {
-                check_owner(&settings.owner)?;
-                settings::set(tx, settings::OWNER, &settings.owner)?;
-                Ok(settings.owner.clone())
-            }
+        let now = clock.now();
+        let (owner, home_id, workspace_id) = db.write(|tx| {
+            let owner = match settings::get(tx, settings::OWNER)? {
+                Some(owner) => owner,
+                None => {
+                    check_role_name(&settings.owner).map_err(|error| {
+                        error.with_hint("give an e-mail address of at most 63 bytes with --owner")
+                    })?;
+                    settings::set(tx, settings::OWNER, &settings.owner)?;
+                    settings.owner.clone()
+                }
+            };
+            principals::ensure_owner(tx, &*random, &owner, now)?;
+            let (home_id, workspace_id) = principals::ensure_home_id(tx, &*random)?;
+            Ok((owner, home_id, workspace_id))
         })?;
+        let keys = KeyStore::open(settings.home.join("keys"))?;
         Ok(Arc::new(Control {
-            keys: KeyStore::open(settings.home.join("keys"))?,
+            signing: Signing::open(settings.home.join("keys").join("signing"), &db, now)?,
+            directories: Directories::open(&db)?,
+            issuer_keys: IssuerKeys::default(),
+            subjects: Mutex::default(),
+            keys,
             settings,
             engine,
             server,
@@ -130,6 +167,8 @@ impl Control {
             watch: Watch::default(),
             sizes: Sizes::default(),
             owner,
+            issuer: format!("anabranch:{home_id}"),
+            workspace_id,
             busy: Mutex::default(),
         }))
     }
@@ -267,13 +306,14 @@ impl Control {
     }
 }
 
-/// The owner is a role in every branch, so the name must be one that PostgreSQL takes as it is.
-fn check_owner(name: &str) -> Result<(), Error> {
+/// A principal is a role in every branch that it uses, so the name must be one that PostgreSQL takes
+/// as it is.
+fn check_role_name(name: &str) -> Result<(), Error> {
     let reserved =
         name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name);
     if name.is_empty() || name.len() > 63 || name.contains('\0') || reserved {
-        return Err(Error::invalid(format!("\"{name}\" cannot be the owner's name"))
-            .with_hint("give an e-mail address of at most 63 bytes with --owner"));
+        return Err(Error::invalid(format!("\"{name}\" cannot be a principal's name"))
+            .with_hint("use an e-mail address of at most 63 bytes"));
     }
     Ok(())
 }
@@ -294,15 +334,15 @@ fn no_randomness(source: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::check_owner;
+    use super::check_role_name;
 
     #[test]
-    fn an_owner_must_fit_a_role() {
+    fn a_principal_must_fit_a_role() {
         for good in ["ana@example.org", "nobody@localhost", &"a".repeat(63)] {
-            assert!(check_owner(good).is_ok(), "{good}");
+            assert!(check_role_name(good).is_ok(), "{good}");
         }
         for bad in ["", "anabranch", "databricks_superuser", "pg_monitor", "public", &"a".repeat(64)] {
-            assert!(check_owner(bad).is_err(), "{bad}");
+            assert!(check_role_name(bad).is_err(), "{bad}");
         }
     }
 }

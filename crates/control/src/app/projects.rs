@@ -162,7 +162,7 @@ impl Control {
             uid: branch.project.clone(),
             id: request.id,
             display_name,
-            owner: self.owner().to_owned(),
+            owner: principal.on_behalf_of().to_owned(),
             state: State::Creating,
             server: ServerRecord {
                 bin_dir: self.server.bin_dir.clone(),
@@ -184,7 +184,7 @@ impl Control {
         // Before the row is there to be seen: the reconciler takes up what nobody works on.
         let claim = self.claim_new(&project.uid)?;
         // Keys before rows: a key without a row is swept up, a row without a key would be lost.
-        self.keys.write(&branch.uid, &[self.new_secrets(self.owner())?])?;
+        self.keys.write(&branch.uid, &[self.new_secrets(&project.owner)?])?;
         self.db.write(|tx| {
             if let Some(other) = projects::by_id(tx, &project.id)? {
                 self.check_settled(&other.uid, other.state)?;
@@ -368,6 +368,8 @@ pub(crate) fn failure(error: &Error) -> Outcome {
             Refusal::AlreadyExists => "ALREADY_EXISTS",
             Refusal::Busy => "RESOURCE_CONFLICT",
             Refusal::NotImplemented => "NOT_IMPLEMENTED",
+            Refusal::Unauthenticated => "UNAUTHENTICATED",
+            Refusal::PermissionDenied => "PERMISSION_DENIED",
         },
         _ => "INTERNAL_ERROR",
     };

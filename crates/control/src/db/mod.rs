@@ -5,9 +5,14 @@
 pub mod audit;
 pub mod branches;
 pub mod endpoints;
+pub mod federation;
+pub mod grants;
 pub mod operations;
+pub mod principals;
 pub mod projects;
 pub mod settings;
+pub mod signing_keys;
+pub mod tokens;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +23,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::error::Error;
 
 /// Step N takes a database from version N to N + 1. Steps are never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// The metadata database. One connection behind a lock: every transaction is short.
 pub struct Db {

@@ -57,6 +57,14 @@ pub fn get(connection: &Connection, resource: &str, uid: &str) -> Result<Option<
     Ok(select(connection, "resource = ?1 AND uid = ?2", &[&resource, &uid])?.pop())
 }
 
+/// Who began an operation.
+///
+/// # Errors
+/// The database failed.
+pub fn begun_by(connection: &Connection, uid: &str) -> Result<Option<Principal>, Error> {
+    Ok(select(connection, "uid = ?1", &[&uid])?.pop().map(|operation| operation.principal))
+}
+
 /// Unfinished operations on a target, oldest first.
 ///
 /// # Errors

@@ -6,6 +6,10 @@ use crate::error::Error;
 
 /// Key of the owner principal's name.
 pub const OWNER: &str = "owner";
+/// Key of what tells this home from all others.
+pub const HOME_ID: &str = "home_id";
+/// Key of the number by which clients know this home.
+pub const WORKSPACE_ID: &str = "workspace_id";
 
 /// The value of `key`.
 ///

@@ -77,7 +77,6 @@ impl Control {
         let uid = self.new_uid("br")?;
         // Before the row is there to be seen: the reconciler takes back what nobody works on.
         let claim = self.claim_new(&uid)?;
-        let fresh = self.new_secrets(self.owner())?;
         self.db.write_soon(|tx| {
             let project = live_project(tx, &request.project)?;
             let parent = self.parent_of(tx, &project, request.source.as_deref())?;
@@ -110,6 +109,7 @@ impl Control {
             branches::insert(tx, &branch)?;
             endpoints::insert(tx, &self.new_primary(&project, &branch)?)?;
             operations::insert(tx, &operation)?;
+            let fresh = self.new_secrets(&project.owner)?;
             let candidates = with_inherited(fresh, self.keys.read(&parent.uid)?);
             Ok(Plan { parent, branch, operation, candidates, claim })
         })
