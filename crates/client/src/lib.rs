@@ -1,5 +1,6 @@
 //! Typed client of the daemon's HTTP API, over its unix socket.
 
+mod access;
 mod error;
 mod resources;
 mod transport;
@@ -11,6 +12,7 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use access::{Attributes, Database, DatabaseStatus, NewDatabase, NewRole, Role, RoleChange, RoleStatus};
 pub use error::Error;
 pub use resources::{
     AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts,

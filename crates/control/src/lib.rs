@@ -5,6 +5,7 @@
 //! any step leaves something that the next round finishes or undoes.
 
 pub mod app;
+mod catalog;
 pub mod clock;
 mod computes;
 pub mod db;
@@ -16,7 +17,9 @@ pub mod names;
 mod prepare;
 mod reconcile;
 mod scram;
+mod secret;
 mod startup;
 
 pub use app::{Control, Settings};
 pub use error::{Error, Refusal};
+pub use secret::Secret;

@@ -1,11 +1,15 @@
 //! What the control plane speaks of.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use access::{Attributes, AuthMethod, Database, Identity, IdentityType, Role};
 
 /// Name of the branch that every project begins with.
 pub const PRODUCTION: &str = "production";
@@ -283,6 +287,10 @@ pub enum Kind {
     Branch,
     /// An endpoint.
     Endpoint,
+    /// A role inside a branch.
+    Role,
+    /// A database inside a branch.
+    Database,
 }
 
 impl Kind {
@@ -292,6 +300,8 @@ impl Kind {
             Kind::Project => "project",
             Kind::Branch => "branch",
             Kind::Endpoint => "endpoint",
+            Kind::Role => "role",
+            Kind::Database => "database",
         }
     }
 
@@ -301,6 +311,8 @@ impl Kind {
             "project" => Some(Kind::Project),
             "branch" => Some(Kind::Branch),
             "endpoint" => Some(Kind::Endpoint),
+            "role" => Some(Kind::Role),
+            "database" => Some(Kind::Database),
             _ => None,
         }
     }

@@ -2,11 +2,13 @@
 
 mod branch;
 mod completions;
+mod database;
 mod down;
 mod export;
 mod project;
 mod psql;
 mod quickstart;
+mod role;
 mod serve;
 mod status;
 mod up;
@@ -40,6 +42,10 @@ enum Command {
     Project(project::Command),
     #[command(subcommand)]
     Branch(branch::Command),
+    #[command(subcommand)]
+    Role(role::Command),
+    #[command(subcommand)]
+    Database(database::Command),
     Url(url::Args),
     Psql(psql::Args),
     Export(export::Args),
@@ -59,6 +65,8 @@ impl Arguments {
             Command::Status(args) => wait_for(status::run(global, args)),
             Command::Project(command) => wait_for(project::run(global, command)),
             Command::Branch(command) => wait_for(branch::run(global, command)),
+            Command::Role(command) => wait_for(role::run(global, command)),
+            Command::Database(command) => wait_for(database::run(global, command)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

@@ -1,10 +1,12 @@
 //! The routes, one module for each kind of resource.
 
 mod branches;
+mod databases;
 mod endpoints;
 mod operations;
 mod own;
 mod projects;
+mod roles;
 
 use axum::Router;
 
@@ -16,6 +18,8 @@ pub(crate) fn all() -> Router<Local> {
         .merge(projects::routes())
         .merge(branches::routes())
         .merge(endpoints::routes())
+        .merge(roles::routes())
+        .merge(databases::routes())
         .merge(operations::routes())
         .merge(own::routes())
 }

@@ -3,6 +3,10 @@
 // Helpers count as test code.
 #![allow(clippy::unwrap_used)]
 
+mod catalog;
+mod databases;
 mod lakebase;
 mod life;
+mod logins;
+mod roles;
 mod world;

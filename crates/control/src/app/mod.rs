@@ -1,11 +1,14 @@
 //! What callers ask for: validated as a whole, written as intent, then carried out.
 
 mod branches;
+mod catalog;
 mod connect;
+mod databases;
 mod endpoints;
 pub mod expiry;
 mod operations;
 mod projects;
+mod roles;
 mod shutdown;
 mod status;
 
@@ -31,10 +34,15 @@ use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+use catalog::Catalogs;
+pub use catalog::RoleLogin;
+pub(crate) use catalog::{Touched, is_catalog};
 pub use connect::{ConnectionInfo, Wake};
+pub use databases::{DatabaseView, NewDatabase, UpdateDatabase};
 pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
 pub use operations::{OperationView, Target};
 pub use projects::{NewProject, ProjectView};
+pub use roles::{NewRole, RoleChange, RoleView};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
 
@@ -72,6 +80,7 @@ pub struct Control {
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
+    pub(crate) catalogs: Catalogs,
     owner: String,
     busy: Mutex<HashSet<String>>,
 }
@@ -109,10 +118,15 @@ impl Control {
             .open(&path)
             .map_err(|source| Error::io(format!("cannot open {}", path.display()), source))?;
         let db = Db::open(&path)?;
+        let extensions = settings.home.join("run/extension");
+        crate::catalog::extension::install(&extensions)?;
+        engine.offer_extensions(&extensions);
         let owner = db.write(|tx| match settings::get(tx, settings::OWNER)? {
             Some(owner) => Ok(owner),
             None => {
-                check_owner(&settings.owner)?;
+                check_owner(&settings.owner).map_err(|error| {
+                    error.with_hint("give an e-mail address of at most 63 bytes with --owner")
+                })?;
                 settings::set(tx, settings::OWNER, &settings.owner)?;
                 Ok(settings.owner.clone())
             }
@@ -129,6 +143,7 @@ impl Control {
             listeners: Listeners::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
+            catalogs: Catalogs::default(),
             owner,
             busy: Mutex::default(),
         }))
@@ -268,12 +283,13 @@ impl Control {
 }
 
 /// The owner is a role in every branch, so the name must be one that PostgreSQL takes as it is.
-fn check_owner(name: &str) -> Result<(), Error> {
+pub(crate) fn check_owner(name: &str) -> Result<(), Error> {
     let reserved =
         name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name);
-    if name.is_empty() || name.len() > 63 || name.contains('\0') || reserved {
-        return Err(Error::invalid(format!("\"{name}\" cannot be the owner's name"))
-            .with_hint("give an e-mail address of at most 63 bytes with --owner"));
+    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) || reserved {
+        return Err(Error::invalid(format!(
+            "\"{name}\" cannot be an owner's name: it must fit a PostgreSQL role"
+        )));
     }
     Ok(())
 }
