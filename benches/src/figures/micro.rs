@@ -285,6 +285,7 @@ impl Place {
             branch_directory: bytes(&directory),
             layers_directory: bytes(&self.layers),
             cache_directory: None,
+            extension_directory: None,
             wal_segment_size: u64::from(WAL_SEGMENT_MIB) << 20,
         };
         let tracker = Tracker::attach(settings).context(what())?;

@@ -1,9 +1,13 @@
 //! Resources as the contract shows them: `status` carries effective values, `spec` is never echoed.
 
+mod catalog;
+
 use control::app::{BranchView, ComputeStatus, EndpointView, OperationView, ProjectView, Target};
 use control::model::{ComputeSettings, Kind, Outcome, State, Verb};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+
+pub(crate) use catalog::{SUPERUSER, database, parse_auth_method, role};
 
 use crate::wire::{duration, number};
 
@@ -115,6 +119,8 @@ pub(crate) fn operation(view: &OperationView) -> Value {
         Kind::Project => "Project",
         Kind::Branch => "Branch",
         Kind::Endpoint => "Endpoint",
+        Kind::Role => "Role",
+        Kind::Database => "Database",
     };
     let metadata = format!("type.googleapis.com/databricks.postgres.v1.{noun}OperationMetadata");
     let (done, response, error) = match &operation.outcome {
@@ -139,6 +145,8 @@ fn response(view: &OperationView) -> Value {
         (Some(Target::Project(view)), _) => project(view),
         (Some(Target::Branch(view)), _) => branch(view),
         (Some(Target::Endpoint(view)), _) => endpoint(view),
+        (Some(Target::Role(view)), _) => role(view),
+        (Some(Target::Database(view)), _) => database(view),
         (None, Verb::Delete) => json!({"@type": "type.googleapis.com/google.protobuf.Empty"}),
         (None, _) => json!({}),
     }

@@ -1,5 +1,6 @@
 //! Typed client of the daemon's HTTP API, over its unix socket or, with a token, over TCP.
 
+mod access;
 mod error;
 mod identity;
 mod remote;
@@ -13,6 +14,7 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use access::{Attributes, Database, DatabaseStatus, NewDatabase, NewRole, Role, RoleChange, RoleStatus};
 pub use error::Error;
 pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
 pub use remote::{Remote, RemoteError};

@@ -94,7 +94,8 @@ pub fn new_secret(random: &dyn Random) -> std::io::Result<String> {
     Ok(to_hex(&bytes))
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::app::{Control, key_of};
-use crate::db::{branches, projects};
+use crate::app::{Control, Touched, key_of};
+use crate::catalog::passwords::Renew;
+use crate::db::{branches, catalog, projects};
 use crate::error::{Error, Refusal};
 use crate::model::{Branch, Project, State};
 use crate::prepare;
@@ -171,9 +172,12 @@ impl Control {
         tries.rotate_left(1);
         let mut client = prepare::connect_admin(&self.engine.socket_dir(key), &tries).await?;
         if branch.source.is_some() {
-            prepare::prepare_child(&mut client, &wanted, &*self.random).await?;
+            let fresh = self.db.read(|c| catalog::wants_fresh_passwords(c, &branch.uid))?;
+            let which = if fresh { Renew::Everything } else { Renew::Identities };
+            prepare::prepare_child(&mut client, &wanted, which, &*self.random).await?;
         } else {
             prepare::prepare_root(&mut client, &wanted, &*self.random).await?;
+            self.look(&branch.uid, &mut client, Touched::Nothing).await?;
         }
         let uid = branch.uid.clone();
         self.blocking(move |control| {
@@ -183,7 +187,7 @@ impl Control {
                     row.prepared = true;
                     branches::update(tx, &row)?;
                 }
-                Ok(())
+                catalog::has_fresh_passwords(tx, &uid)
             })
         })
         .await

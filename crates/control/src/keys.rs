@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::passwords::derive;
 use crate::error::Error;
+use crate::model::{Identity, IdentityType};
 
 /// What a branch is reached with. Has no `Debug`, so that it cannot slip into a log.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +21,39 @@ pub(crate) struct Secrets {
     pub admin_password: String,
     /// Login role of the project's owner.
     pub owner_role: String,
+    /// Whose role that is.
+    #[serde(default)]
+    pub owner_kind: OwnerKind,
     /// Its password.
     pub owner_password: String,
+}
+
+/// What kind of principal owns a project. Older files do not say: there were only people then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OwnerKind {
+    /// A person.
+    #[default]
+    User,
+    /// A program with an identity of its own.
+    ServicePrincipal,
+}
+
+impl Secrets {
+    /// Secrets of a new branch whose owner is `owner`; `admin_password` is 256 random bits.
+    pub fn new(admin_password: String, owner_role: String, owner_kind: OwnerKind) -> Secrets {
+        let owner_password = derive(&admin_password, &owner_role);
+        Secrets { admin_password, owner_role, owner_kind, owner_password }
+    }
+
+    /// The principal that the owner's role belongs to.
+    pub fn owner(&self) -> Identity {
+        let kind = match self.owner_kind {
+            OwnerKind::User => IdentityType::User,
+            OwnerKind::ServicePrincipal => IdentityType::ServicePrincipal,
+        };
+        Identity { name: self.owner_role.clone(), kind }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +157,7 @@ mod tests {
     use super::*;
 
     fn secrets(word: &str) -> Secrets {
-        Secrets { admin_password: word.into(), owner_role: "o".into(), owner_password: word.into() }
+        Secrets::new(word.to_owned(), "o".to_owned(), OwnerKind::ServicePrincipal)
     }
 
     #[test]
@@ -137,6 +170,11 @@ mod tests {
         let mode = std::fs::metadata(dir.join("br-1.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(store.branches().unwrap(), ["br-1"]);
+        let older =
+            r#"{"version":1,"candidates":[{"admin_password":"a","owner_role":"o","owner_password":"p"}]}"#;
+        std::fs::write(dir.join("br-1.json"), older).unwrap();
+        let read = store.wanted("br-1").unwrap();
+        assert_eq!((read.owner_password.as_str(), read.owner().kind), ("p", IdentityType::User));
         store.remove("br-1").unwrap();
         store.remove("br-1").unwrap();
         assert!(store.read("br-1").is_err());

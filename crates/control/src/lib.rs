@@ -5,6 +5,7 @@
 //! any step leaves something that the next round finishes or undoes.
 
 pub mod app;
+mod catalog;
 pub mod clock;
 mod computes;
 pub mod db;
@@ -19,8 +20,10 @@ pub mod names;
 mod prepare;
 mod reconcile;
 mod scram;
+mod secret;
 mod signing;
 mod startup;
 
 pub use app::{Control, Settings};
 pub use error::{Error, Refusal};
+pub use secret::Secret;

@@ -1,11 +1,15 @@
 //! What the control plane speaks of.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use access::{Attributes, AuthMethod, Database, Identity, IdentityType, Role};
 
 /// Name of the branch that every project begins with.
 pub const PRODUCTION: &str = "production";
@@ -292,6 +296,10 @@ pub enum Kind {
     Branch,
     /// An endpoint.
     Endpoint,
+    /// A role inside a branch.
+    Role,
+    /// A database inside a branch.
+    Database,
 }
 
 impl Kind {
@@ -301,6 +309,8 @@ impl Kind {
             Kind::Project => "project",
             Kind::Branch => "branch",
             Kind::Endpoint => "endpoint",
+            Kind::Role => "role",
+            Kind::Database => "database",
         }
     }
 
@@ -310,6 +320,8 @@ impl Kind {
             "project" => Some(Kind::Project),
             "branch" => Some(Kind::Branch),
             "endpoint" => Some(Kind::Endpoint),
+            "role" => Some(Kind::Role),
+            "database" => Some(Kind::Database),
             _ => None,
         }
     }

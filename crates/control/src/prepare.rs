@@ -11,9 +11,13 @@ use compute::fault::{Fault, planted};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use crate::catalog::names::{check_role_id, quote_identifier};
+use crate::catalog::passwords::{Renew, backend_verifier, new_verifier};
+use crate::catalog::{self, databases, passwords, quiet_transaction, roles};
 use crate::clock::Random;
 use crate::error::Error;
 use crate::keys::Secrets;
+use crate::names::normalise;
 use crate::scram;
 
 /// Database that belongs to the bootstrap superuser, so that an owner cannot drop it.
@@ -22,21 +26,37 @@ const ADMIN_DATABASE: &str = "postgres";
 /// Group of roles that may do nearly everything; the vendor's name for it.
 pub(crate) const SUPERUSER_GROUP: &str = "databricks_superuser";
 
-/// What the group may do. The owner can hand it on, but is not a superuser: that would reach the
-/// files of the host.
-const GROUP_RIGHTS: &str = "pg_read_all_data, pg_write_all_data, pg_monitor, pg_signal_backend, \
-                            pg_checkpoint, pg_maintain, pg_create_subscription";
+/// Identifier of the database that every project begins with.
+const DEFAULT_DATABASE_ID: &str = "databricks-postgres";
 
 /// Statements below carry verifiers; none of them may reach a log, whatever the branch's settings say.
-const QUIET: &str = "SET LOCAL log_statement = 'none'; \
+pub(crate) const QUIET: &str = "SET LOCAL log_statement = 'none'; \
                      SET LOCAL log_min_duration_statement = -1; \
                      SET LOCAL log_min_duration_sample = -1; \
                      SET LOCAL log_transaction_sample_rate = 0; \
                      SET LOCAL log_min_error_statement = 'panic'; \
+                     SET LOCAL debug_print_parse = off; \
+                     SET LOCAL debug_print_rewritten = off; \
+                     SET LOCAL debug_print_plan = off; \
+                     SET LOCAL auto_explain.log_min_duration = -1; \
+                     SET LOCAL pg_stat_statements.track = 'none'; \
                      SET LOCAL synchronous_commit = 'on'";
+
+/// What an owner may set for a database must not bend what the daemon does in it.
+const ADMIN_OPTIONS: &str = "-c search_path=pg_catalog -c default_transaction_read_only=off \
+                             -c statement_timeout=0 -c lock_timeout=0 -c standard_conforming_strings=on";
 
 /// Connects as the bootstrap superuser with the first of `candidates` that is accepted.
 pub(crate) async fn connect_admin(socket_dir: &Path, candidates: &[Secrets]) -> Result<Client, Error> {
+    connect_admin_to(socket_dir, candidates, ADMIN_DATABASE).await
+}
+
+/// As [`connect_admin`], to a certain database.
+pub(crate) async fn connect_admin_to(
+    socket_dir: &Path,
+    candidates: &[Secrets],
+    database: &str,
+) -> Result<Client, Error> {
     let mut refusal = None;
     for secrets in candidates {
         let mut config = tokio_postgres::Config::new();
@@ -44,7 +64,8 @@ pub(crate) async fn connect_admin(socket_dir: &Path, candidates: &[Secrets]) -> 
             .host_path(socket_dir)
             .user(BOOTSTRAP_ROLE)
             .password(&secrets.admin_password)
-            .dbname(ADMIN_DATABASE)
+            .dbname(database)
+            .options(ADMIN_OPTIONS)
             .application_name("anabranch");
         match config.connect(NoTls).await {
             Ok((client, connection)) => {
@@ -70,18 +91,10 @@ pub(crate) async fn prepare_root(
 ) -> Result<(), Error> {
     let failed = |error| Error::postgres("cannot make the owner's role", error);
     let owner = quote_identifier(&secrets.owner_role);
-    let verifier = new_verifier(&secrets.owner_password, scram::CLIENT_ITERATIONS, random)?;
+    let verifier = backend_verifier(secrets, &secrets.owner_role, random)?;
     let admin = new_verifier(&secrets.admin_password, scram::DAEMON_ITERATIONS, random)?;
-    let transaction = client.transaction().await.map_err(failed)?;
-    transaction.batch_execute(QUIET).await.map_err(failed)?;
-    if !role_exists(&transaction, SUPERUSER_GROUP).await.map_err(failed)? {
-        transaction
-            .batch_execute(&format!(
-                "CREATE ROLE {SUPERUSER_GROUP} NOLOGIN; GRANT {GROUP_RIGHTS} TO {SUPERUSER_GROUP} WITH ADMIN OPTION"
-            ))
-            .await
-            .map_err(failed)?;
-    }
+    let transaction = quiet_transaction(client).await?;
+    roles::ensure_group(&transaction).await?;
     let verb = if role_exists(&transaction, &secrets.owner_role).await.map_err(failed)? {
         "ALTER"
     } else {
@@ -95,6 +108,8 @@ pub(crate) async fn prepare_root(
         ))
         .await
         .map_err(failed)?;
+    let id = identity_role_id(&secrets.owner_role);
+    roles::mark(&transaction, &secrets.owner_role, id.as_deref(), Some(&secrets.owner())).await?;
     transaction.commit().await.map_err(failed)?;
 
     // CREATE DATABASE does not run inside a transaction.
@@ -104,11 +119,10 @@ pub(crate) async fn prepare_root(
         .await
         .map_err(failed)?
         .is_some();
-    if !exists {
-        client
-            .batch_execute(&format!("CREATE DATABASE {DEFAULT_DATABASE} OWNER {owner}"))
-            .await
-            .map_err(failed)?;
+    if exists {
+        databases::mark(client, DEFAULT_DATABASE_ID, DEFAULT_DATABASE).await?;
+    } else {
+        databases::create(client, DEFAULT_DATABASE_ID, DEFAULT_DATABASE, &secrets.owner_role).await?;
     }
     // A branch replays its parent's log since the last checkpoint: the first ones shall not have
     // to replay the making of the database.
@@ -119,14 +133,13 @@ pub(crate) async fn prepare_root(
 pub(crate) async fn prepare_child(
     client: &mut Client,
     secrets: &Secrets,
+    which: Renew,
     random: &dyn Random,
 ) -> Result<(), Error> {
     let failed = |error| Error::postgres("cannot give the branch keys of its own", error);
     let admin = new_verifier(&secrets.admin_password, scram::DAEMON_ITERATIONS, random)?;
-    let owner = new_verifier(&secrets.owner_password, scram::CLIENT_ITERATIONS, random)?;
-    let transaction = client.transaction().await.map_err(failed)?;
-    // By itself: a batch is logged as a whole before its first statement runs.
-    transaction.batch_execute(QUIET).await.map_err(failed)?;
+    let catalog = catalog::read(client).await?;
+    let transaction = quiet_transaction(client).await?;
     let cut_loose = if planted(Fault::SubscriptionKept) {
         ""
     } else {
@@ -137,11 +150,7 @@ pub(crate) async fn prepare_child(
         .batch_execute(&format!("{cut_loose} ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'"))
         .await
         .map_err(failed)?;
-    // The role may have been renamed or dropped inside the data; that is no reason to lock it up.
-    if role_exists(&transaction, &secrets.owner_role).await.map_err(failed)? {
-        let role = quote_identifier(&secrets.owner_role);
-        transaction.batch_execute(&format!("ALTER ROLE {role} PASSWORD '{owner}'")).await.map_err(failed)?;
-    }
+    passwords::renew(&transaction, &catalog, secrets, which, random).await?;
     transaction.commit().await.map_err(failed)
 }
 
@@ -152,15 +161,10 @@ async fn role_exists(
     Ok(transaction.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&role]).await?.is_some())
 }
 
-fn new_verifier(password: &str, iterations: u32, random: &dyn Random) -> Result<String, Error> {
-    let mut salt = [0u8; 16];
-    random.fill(&mut salt).map_err(|source| Error::io("cannot read random bytes", source))?;
-    Ok(scram::verifier(password, &salt, iterations))
-}
-
-/// An identifier as SQL text.
-pub(crate) fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// The identifier that the role of an identity gets where nobody chooses one: made from its name.
+pub(crate) fn identity_role_id(name: &str) -> Option<String> {
+    let id = normalise(name);
+    check_role_id(&id, false).is_ok().then_some(id)
 }
 
 #[cfg(test)]

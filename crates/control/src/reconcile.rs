@@ -12,7 +12,7 @@ use compute::fault::{Fault, planted};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
-use crate::app::{Control, key_of};
+use crate::app::{Control, is_catalog, key_of};
 use crate::db::{branches, operations, projects};
 use crate::error::Error;
 use crate::model::{Branch, Kind, Operation, Outcome, Principal, State, Verb};
@@ -83,6 +83,7 @@ impl Control {
         // From here on a jump is noticed.
         self.clock_is_trusted();
         self.sweep().await?;
+        self.blocking(|control| control.abort_changes()).await?;
         self.finish_creates().await?;
         self.open_all_endpoints().await?;
         tokio::spawn(Arc::clone(self).rounds());
@@ -275,7 +276,9 @@ impl Control {
     /// Ends deletes that an earlier daemon, or an error, left unfinished.
     async fn finish_deletes(self: &Arc<Self>) -> Result<(), Error> {
         let running = self.blocking(|control| control.db.read(operations::all_running)).await?;
-        for operation in running.into_iter().filter(|operation| operation.verb == Verb::Delete) {
+        // Changes inside a branch are carried out by whoever asked, or not at all.
+        let ours = |operation: &Operation| operation.verb == Verb::Delete && !is_catalog(operation.kind);
+        for operation in running.into_iter().filter(ours) {
             let Some(_claim) = self.claim(&operation.uid) else { continue };
             self.finish_one_delete(operation).await?;
         }

@@ -8,6 +8,7 @@
 pub mod descriptors;
 mod list;
 mod names;
+mod offered;
 mod open;
 mod read;
 pub mod resolve;

@@ -21,7 +21,7 @@ impl Tracker {
             Ok(Target::Layered(path, _)) => Some(self.list_existing(&path)),
             Ok(Target::Scratch(path)) => Some(self.list_native(self.scratch(&path), &path)),
             Ok(Target::Root) => Some(self.list_root()),
-            Ok(Target::Bypass) => None,
+            Ok(Target::Bypass) => self.list_offered(path),
         }
     }
 

@@ -24,7 +24,8 @@ impl Tracker {
             Err(errno) => Some(Err(errno)),
             Ok(Target::Layered(path, _)) => Some(self.locate_layered(&path)),
             Ok(Target::Scratch(path)) => Some(Ok((self.scratch(&path), path))),
-            Ok(Target::Root | Target::Bypass) => None,
+            Ok(Target::Root) => None,
+            Ok(Target::Bypass) => self.offered(path).map(Ok),
         }
     }
 

@@ -31,7 +31,9 @@ impl Tracker {
             Ok(Target::Layered(path, whole)) => Some(self.open_layered(&path, whole, flags, mode)),
             Ok(Target::Scratch(path)) => Some(self.open_scratch(&path, flags, mode)),
             Ok(Target::Root) => None,
-            Ok(Target::Bypass) => self.open_native(path, flags, mode),
+            Ok(Target::Bypass) => {
+                self.open_native(path, flags, mode).or_else(|| self.open_offered(path, flags))
+            }
         }
     }
 

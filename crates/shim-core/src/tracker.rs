@@ -12,6 +12,7 @@ use store::stack::Stack;
 use store::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY, O_RDWR};
 
 use crate::descriptors::{Descriptors, Kind, LowerCache, Tracked};
+use crate::offered::Offered;
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub layers_directory: Vec<u8>,
     /// Absolute path of a directory in memory for caches that PostgreSQL rebuilds at will, if there is one.
     pub cache_directory: Option<Vec<u8>>,
+    /// Absolute path of a directory of extension files that the server shall find among its own.
+    pub extension_directory: Option<Vec<u8>>,
     /// Size of a WAL segment, bytes.
     pub wal_segment_size: u64,
 }
@@ -62,6 +65,7 @@ pub struct Tracker {
     /// Where caches among them go.
     caches: Fd,
     pub(crate) branch: Fd,
+    pub(crate) offered: Option<Offered>,
     /// Open since before this compute wrote anything; see [`store::layer::seal::sync_layer`].
     pub(crate) witness: Fd,
     /// Every layer below this slot is durable.
@@ -92,6 +96,8 @@ impl Tracker {
         // Anybody may clear memory directories; the private one always works.
         let caches =
             settings.cache_directory.as_ref().and_then(|path| directory(path).ok()).unwrap_or(private);
+        // Without them the server works all the same.
+        let offered = settings.extension_directory.as_ref().and_then(|path| Offered::open(path).ok());
         let gate = sys::openat(branch, c"gate", O_RDWR | O_CLOEXEC, 0)?;
         let mapped = Gate::open(gate);
         sys::close(gate);
@@ -104,6 +110,7 @@ impl Tracker {
             private,
             caches,
             branch,
+            offered,
             witness: directory(&settings.layers_directory)?,
             durable_below: AtomicU32::new(0),
             slot: AtomicU32::new(UNCLAIMED),

@@ -25,6 +25,7 @@ static END: extern "C" fn() = end;
 const BRANCH: &str = "ANABRANCH_SHIM_BRANCH";
 const LAYERS: &str = "ANABRANCH_SHIM_LAYERS";
 const CACHE: &str = "ANABRANCH_SHIM_CACHE";
+const EXTENSIONS: &str = "ANABRANCH_SHIM_EXTENSIONS";
 const SEGMENT: &str = "ANABRANCH_SHIM_WAL_SEGMENT";
 
 extern "C" fn start() {
@@ -50,6 +51,7 @@ extern "C" fn start() {
         branch_directory,
         layers_directory: layers.into_vec(),
         cache_directory: std::env::var_os(CACHE).map(OsStringExt::into_vec),
+        extension_directory: std::env::var_os(EXTENSIONS).map(OsStringExt::into_vec),
         wal_segment_size,
     };
     match Tracker::attach(settings) {
@@ -60,7 +62,7 @@ extern "C" fn start() {
         Err(errno) => die(&errno.to_string()),
     }
     // Programs that the server starts (archive commands, shells) see the real files.
-    for name in ["LD_PRELOAD", BRANCH, LAYERS, CACHE, SEGMENT] {
+    for name in ["LD_PRELOAD", BRANCH, LAYERS, CACHE, EXTENSIONS, SEGMENT] {
         // SAFETY: the constructor runs before the program has threads.
         unsafe { std::env::remove_var(name) };
     }

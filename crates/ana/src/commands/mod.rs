@@ -3,12 +3,14 @@
 mod auth;
 mod branch;
 mod completions;
+mod database;
 mod down;
 mod export;
 mod principal;
 mod project;
 mod psql;
 mod quickstart;
+mod role;
 mod serve;
 mod status;
 mod token;
@@ -49,6 +51,10 @@ enum Command {
     Principal(principal::Command),
     #[command(subcommand)]
     Auth(auth::Command),
+    #[command(subcommand)]
+    Role(role::Command),
+    #[command(subcommand)]
+    Database(database::Command),
     Url(url::Args),
     Psql(psql::Args),
     Export(export::Args),
@@ -71,6 +77,8 @@ impl Arguments {
             Command::Token(command) => wait_for(token::run(global, command)),
             Command::Principal(command) => wait_for(principal::run(global, command)),
             Command::Auth(command) => wait_for(auth::run(global, command)),
+            Command::Role(command) => wait_for(role::run(global, command)),
+            Command::Database(command) => wait_for(database::run(global, command)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

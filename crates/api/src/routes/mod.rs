@@ -2,6 +2,7 @@
 
 mod branches;
 mod credentials;
+mod databases;
 mod endpoints;
 mod me;
 mod oidc;
@@ -10,6 +11,7 @@ mod own;
 mod permissions;
 mod principals;
 mod projects;
+mod roles;
 
 use axum::Router;
 
@@ -21,6 +23,8 @@ pub(crate) fn all() -> Router<Local> {
         .merge(projects::routes())
         .merge(branches::routes())
         .merge(endpoints::routes())
+        .merge(roles::routes())
+        .merge(databases::routes())
         .merge(operations::routes())
         .merge(own::routes())
         .merge(credentials::routes())

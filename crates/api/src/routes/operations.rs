@@ -17,6 +17,8 @@ pub(super) fn routes() -> Router<Local> {
         .route(&format!("{project}/operations/{{operation}}"), get(of_project))
         .route(&format!("{branch}/operations/{{operation}}"), get(of_branch))
         .route(&format!("{endpoint}/operations/{{operation}}"), get(of_endpoint))
+        .route(&format!("{branch}/roles/{{role}}/operations/{{operation}}"), get(of_role))
+        .route(&format!("{branch}/databases/{{database}}/operations/{{operation}}"), get(of_database))
 }
 
 /// The answer to a call that began `operation`.
@@ -47,4 +49,18 @@ async fn of_endpoint(
     Path((project, branch, endpoint, operation)): Path<(String, String, String, String)>,
 ) -> Result<Json<Value>, ApiError> {
     find(&local, format!("projects/{project}/branches/{branch}/endpoints/{endpoint}"), operation).await
+}
+
+async fn of_role(
+    State(local): State<Local>,
+    Path((project, branch, role, operation)): Path<(String, String, String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    find(&local, format!("projects/{project}/branches/{branch}/roles/{role}"), operation).await
+}
+
+async fn of_database(
+    State(local): State<Local>,
+    Path((project, branch, database, operation)): Path<(String, String, String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    find(&local, format!("projects/{project}/branches/{branch}/databases/{database}"), operation).await
 }

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod catalog;
+mod databases;
 mod lakebase;
 mod life;
 mod login;
+mod logins;
+mod roles;
 mod web;
 mod world;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use api::Local;
-use compute::engine::Engine;
+use compute::engine::{BranchKey, ComputeState, DEFAULT_DATABASE, Engine};
 use compute::install::{self, Request};
 use compute::machine::Machine;
 use compute::run_as;
@@ -76,6 +76,23 @@ pub struct Answer {
     pub body: Value,
 }
 
+impl Answer {
+    /// What a finished operation left behind.
+    pub fn response(&self) -> &Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        assert_eq!(self.body["done"], true, "{self:?}");
+        assert_eq!(self.body.get("error"), None, "{self:?}");
+        &self.body["response"]
+    }
+
+    /// Checks that it is this refusal.
+    pub fn refuses(&self, status: u16, code: &str, text: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.body["error_code"], code, "{self:?}");
+        assert!(self.body["message"].as_str().unwrap().contains(text), "{self:?}");
+    }
+}
+
 impl World {
     /// An empty home.
     pub async fn new() -> World {
@@ -131,8 +148,17 @@ impl World {
     }
 
     /// The daemon ends without a word, and the next one opens the same home.
-    pub async fn restart(mut self) -> World {
-        self.control.shut_down(true).await.unwrap();
+    pub async fn restart(self) -> World {
+        self.end_and_open(true).await
+    }
+
+    /// The daemon ends with all its computes, and the next one opens the same home.
+    pub async fn restart_asleep(self) -> World {
+        self.end_and_open(false).await
+    }
+
+    async fn end_and_open(mut self, keep_computes: bool) -> World {
+        self.control.shut_down(keep_computes).await.unwrap();
         self.end.send_replace(true);
         self.server.take().unwrap().await.unwrap().unwrap();
         let (dir, clock) = (std::mem::take(&mut self.dir), Arc::clone(&self.clock));
@@ -198,6 +224,43 @@ impl World {
             .password(info["password"].as_str().unwrap())
             .dbname(info["database"].as_str().unwrap());
         config
+    }
+
+    /// `uid` of a branch of `shop`.
+    pub async fn uid(&self, branch: &str) -> String {
+        let answer = self.get(&format!("/projects/shop/branches/{branch}")).await;
+        answer.body["uid"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether the compute of a branch of `shop` runs.
+    pub async fn is_awake(&self, branch: &str) -> bool {
+        let key = BranchKey::new(self.uid(branch).await).unwrap();
+        matches!(self.engine.state(&key).unwrap(), ComputeState::Running { .. })
+    }
+
+    /// A session on a branch of `shop` in any role.
+    pub async fn connect_as(
+        &self,
+        branch: &str,
+        role: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let mut config = self.config(branch).await;
+        config.user(role).password(password).dbname(database);
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// A session as the daemon itself opens it for the identity whose role this is.
+    pub async fn connect_for_identity(
+        &self,
+        branch: &str,
+        role: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let password = self.control.backend_password(&self.uid(branch).await, role).unwrap();
+        self.connect_as(branch, role, password.expose(), DEFAULT_DATABASE).await
     }
 
     pub async fn connection(&self, branch: &str) -> Value {

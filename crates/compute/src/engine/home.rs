@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use store::gate::Gate;
 use store::home::Home;
@@ -19,6 +19,8 @@ pub struct Engine {
     pub(super) home: Home,
     pub(super) shim: PathBuf,
     sockets: PathBuf,
+    /// Files of extensions that every server finds among its own.
+    pub(super) extensions: OnceLock<PathBuf>,
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
@@ -62,10 +64,19 @@ impl Engine {
             home: store,
             shim: shim.to_owned(),
             sockets: sockets.to_owned(),
+            extensions: OnceLock::new(),
             sealing: Arc::default(),
             locks: Mutex::default(),
             wal_marks: Mutex::default(),
         })
+    }
+
+    /// Shows the files of `directory` in the extension directory of every server that is started from now
+    /// on. The first directory that is offered counts.
+    pub fn offer_extensions(&self, directory: &Path) {
+        // Computes have another working directory.
+        let absolute = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+        let _ = self.extensions.set(absolute);
     }
 
     /// Directory of the compute's unix socket (0700, short enough for a socket path).

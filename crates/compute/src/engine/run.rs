@@ -158,6 +158,9 @@ impl Engine {
             ("ANABRANCH_SHIM_LAYERS".into(), self.home.layers_path().into_os_string()),
             ("ANABRANCH_SHIM_WAL_SEGMENT".into(), record.wal_segment_size.to_string().into()),
         ];
+        if let Some(extensions) = self.extensions.get() {
+            env.push(("ANABRANCH_SHIM_EXTENSIONS".into(), extensions.clone().into_os_string()));
+        }
         if let Some(caches) = self.make_cache_directory(key) {
             env.push(("ANABRANCH_SHIM_CACHE".into(), caches.into_os_string()));
         }

@@ -3,8 +3,10 @@
 mod access;
 mod authenticate;
 mod branches;
+mod catalog;
 mod connect;
 mod credentials;
+mod databases;
 mod endpoints;
 pub mod expiry;
 mod federation;
@@ -12,6 +14,7 @@ mod operations;
 mod permissions;
 mod principals;
 mod projects;
+mod roles;
 mod shutdown;
 mod status;
 mod tokens;
@@ -43,14 +46,19 @@ use crate::signing::Signing;
 pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
 pub use authenticate::AccessToken;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+use catalog::Catalogs;
+pub use catalog::RoleLogin;
+pub(crate) use catalog::{Touched, is_catalog};
 pub use connect::{ConnectionInfo, Wake};
 pub use credentials::{DatabaseToken, TokenIdentity, TokenRefusal};
+pub use databases::{DatabaseView, NewDatabase, UpdateDatabase};
 pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
 pub use federation::{FederationView, NewFederation};
 pub use operations::{OperationView, Target};
 pub use permissions::{Change, Holder, Permission};
 pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView};
+pub use roles::{NewRole, RoleChange, RoleView};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
 pub use tokens::{Life, NewSecret, NewToken, TokenView};
@@ -94,6 +102,7 @@ pub struct Control {
     pub(crate) issuer_keys: IssuerKeys,
     /// Identity and owner of each branch's project, as far as asked for.
     subjects: Mutex<HashMap<String, (String, String)>>,
+    pub(crate) catalogs: Catalogs,
     owner: String,
     issuer: String,
     workspace_id: String,
@@ -133,6 +142,9 @@ impl Control {
             .open(&path)
             .map_err(|source| Error::io(format!("cannot open {}", path.display()), source))?;
         let db = Db::open(&path)?;
+        let extensions = settings.home.join("run/extension");
+        crate::catalog::extension::install(&extensions)?;
+        engine.offer_extensions(&extensions);
         let now = clock.now();
         let (owner, home_id, workspace_id) = db.write(|tx| {
             let owner = match settings::get(tx, settings::OWNER)? {
@@ -166,6 +178,7 @@ impl Control {
             listeners: Listeners::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
+            catalogs: Catalogs::default(),
             owner,
             issuer: format!("anabranch:{home_id}"),
             workspace_id,
@@ -308,10 +321,10 @@ impl Control {
 
 /// A principal is a role in every branch that it uses, so the name must be one that PostgreSQL takes
 /// as it is.
-fn check_role_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_role_name(name: &str) -> Result<(), Error> {
     let reserved =
         name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name);
-    if name.is_empty() || name.len() > 63 || name.contains('\0') || reserved {
+    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) || reserved {
         return Err(Error::invalid(format!("\"{name}\" cannot be a principal's name"))
             .with_hint("use an e-mail address of at most 63 bytes"));
     }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::branches::BranchView;
+use super::catalog::split_target;
+use super::databases::{DatabaseView, database_view};
 use super::endpoints::EndpointView;
 use super::projects::{ProjectView, project_view};
+use super::roles::RoleView;
 use super::{Control, not_found};
-use crate::db::{branches, endpoints, operations, projects};
+use crate::db::{branches, catalog, endpoints, operations, projects};
 use crate::error::Error;
 use crate::model::{Kind, Operation, Outcome, Verb};
 
@@ -30,6 +33,10 @@ pub enum Target {
     Branch(BranchView),
     /// An endpoint.
     Endpoint(EndpointView),
+    /// A role.
+    Role(RoleView),
+    /// A database.
+    Database(DatabaseView),
 }
 
 impl Control {
@@ -94,7 +101,27 @@ impl Control {
                     })
                     .transpose()
             }
+            Kind::Role | Kind::Database => match split_target(uid) {
+                Some((branch, id)) => self.catalog_target(operation.kind, branch, id),
+                None => Ok(None),
+            },
         }
+    }
+
+    fn catalog_target(&self, kind: Kind, branch: &str, id: &str) -> Result<Option<Target>, Error> {
+        self.db.read(|c| {
+            let Some(branch) = branches::by_uid(c, branch)? else { return Ok(None) };
+            let Some(project) = projects::by_uid(c, &branch.project)? else { return Ok(None) };
+            let roles = catalog::roles(c, &branch.uid)?;
+            if kind == Kind::Role {
+                let role = roles.into_iter().find(|role| role.id == id);
+                let view = |role| RoleView { role, project_id: project.id, branch_id: branch.id };
+                return Ok(role.map(view).map(Target::Role));
+            }
+            let database = catalog::databases(c, &branch.uid)?.into_iter().find(|database| database.id == id);
+            let view = |database| database_view(&project.id, &branch.id, database, &roles);
+            Ok(database.map(view).map(Target::Database))
+        })
     }
 
     /// Ends every running operation on a target, and writes it to the audit log.

@@ -121,7 +121,7 @@ impl Control {
                 if doomed.is_owner {
                     return Err(Error::refused(Refusal::BadRequest, "the owner of this server stays"));
                 }
-                control.hand_over(tx, directory, doomed, heir.as_deref())?;
+                control.hand_to_owner(tx, directory, doomed, heir.as_deref())?;
                 principals::remove(tx, &doomed.uid)?;
                 control.note(tx, &caller.principal, "principal.delete", &target, "done", "")
             });
@@ -133,7 +133,7 @@ impl Control {
         .await
     }
 
-    fn hand_over(
+    fn hand_to_owner(
         &self,
         tx: &Connection,
         directory: &crate::directory::Directory,

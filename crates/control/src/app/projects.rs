@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::catalog::identity_of;
 use super::endpoints::{UpdateCompute, check_compute};
-use super::{Claim, Control, key_of, not_found};
+use super::{Claim, Control, check_role_name, key_of, not_found};
 use crate::db::{branches, endpoints, operations, projects};
 use crate::error::{Error, Refusal};
-use crate::keys::Secrets;
+use crate::keys::{OwnerKind, Secrets};
 use crate::model::{
-    Branch, ComputeSettings, Endpoint, Kind, Operation, Outcome, PRIMARY, PRODUCTION, Principal, Project,
-    ServerRecord, State, Verb,
+    Branch, ComputeSettings, Endpoint, IdentityType, Kind, Operation, Outcome, PRIMARY, PRODUCTION,
+    Principal, Project, ServerRecord, State, Verb,
 };
 use crate::names::check_id;
 
@@ -141,6 +142,13 @@ impl Control {
                 "Field 'history_retention_duration' must be between 172800s and 3024000s.",
             ));
         }
+        // Whoever makes a project gets a role in it.
+        let creator = identity_of(principal);
+        check_role_name(&creator.name)?;
+        let creator_kind = match creator.kind {
+            IdentityType::ServicePrincipal => OwnerKind::ServicePrincipal,
+            IdentityType::User | IdentityType::Group => OwnerKind::User,
+        };
         let now = self.clock.now();
         let branch = Branch {
             uid: self.new_uid("br")?,
@@ -184,7 +192,7 @@ impl Control {
         // Before the row is there to be seen: the reconciler takes up what nobody works on.
         let claim = self.claim_new(&project.uid)?;
         // Keys before rows: a key without a row is swept up, a row without a key would be lost.
-        self.keys.write(&branch.uid, &[self.new_secrets(&project.owner)?])?;
+        self.keys.write(&branch.uid, &[self.new_secrets(&creator.name, creator_kind)?])?;
         self.db.write(|tx| {
             if let Some(other) = projects::by_id(tx, &project.id)? {
                 self.check_settled(&other.uid, other.state)?;
@@ -215,12 +223,9 @@ impl Control {
         })
     }
 
-    pub(crate) fn new_secrets(&self, owner_role: &str) -> Result<Secrets, Error> {
-        Ok(Secrets {
-            admin_password: self.new_secret()?,
-            owner_role: owner_role.to_owned(),
-            owner_password: self.new_secret()?,
-        })
+    /// Secrets of a new branch whose owner logs in as `owner_role`.
+    pub(crate) fn new_secrets(&self, owner_role: &str, owner_kind: OwnerKind) -> Result<Secrets, Error> {
+        Ok(Secrets::new(self.new_secret()?, owner_role.to_owned(), owner_kind))
     }
 
     /// A thing that is half made or half deleted is not there yet, or no more.

@@ -24,6 +24,8 @@ impl Control {
         for key in keys {
             let control = Arc::clone(self);
             stopping.spawn(async move {
+                // Once it sleeps, its roles and databases are listed as last seen.
+                control.look_if_awake(key.as_str()).await;
                 let _turn = control.computes.turn(key.as_str()).await;
                 control.blocking(move |control| Ok(control.engine.stop(&key, StopMode::Fast)?)).await
             });

@@ -251,3 +251,59 @@ fn a_newer_format_is_refused_and_left_alone() {
     let version: i64 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, 999);
 }
+
+fn role(oid: u32, id: &str) -> Role {
+    Role {
+        oid,
+        id: id.into(),
+        name: format!("name of {id}"),
+        identity: Some(Identity { name: "bob@example.org".into(), kind: IdentityType::User }),
+        auth_method: AuthMethod::Identity,
+        superuser_member: true,
+        attributes: Attributes { bypassrls: false, createdb: true, createrole: false },
+        create_time: at(i64::from(oid)),
+        update_time: at(9),
+    }
+}
+
+#[test]
+fn what_is_known_of_a_branch_is_replaced_inherited_and_goes_with_it() {
+    let fixture = Fixture::new("catalog");
+    let db = Db::open(&fixture.path()).unwrap();
+    let plain = Role { identity: None, auth_method: AuthMethod::NoLogin, ..role(2, "plain-role") };
+    let database = Database {
+        oid: 5,
+        id: "app-db".into(),
+        name: "app".into(),
+        owner: 1,
+        create_time: at(1),
+        update_time: at(2),
+    };
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        branches::insert(tx, &branch("br-a", "parent"))?;
+        branches::insert(tx, &branch("br-b", "child"))?;
+        catalog::replace(tx, "br-a", &[role(1, "bob-role")], &[])?;
+        catalog::replace(tx, "br-a", &[plain.clone(), role(1, "bob-role")], std::slice::from_ref(&database))?;
+        catalog::inherit(tx, "br-a", "br-b")?;
+        catalog::replace(tx, "br-a", &[], &[])?;
+        assert_eq!(catalog::roles(tx, "br-b")?, [role(1, "bob-role"), plain]);
+        assert_eq!(catalog::databases(tx, "br-b")?, [database]);
+        assert!(catalog::roles(tx, "br-a")?.is_empty());
+
+        assert!(!catalog::wants_fresh_passwords(tx, "br-b")?);
+        catalog::want_fresh_passwords(tx, "br-b")?;
+        catalog::want_fresh_passwords(tx, "br-b")?;
+        assert!(catalog::wants_fresh_passwords(tx, "br-b")?);
+        catalog::has_fresh_passwords(tx, "br-b")?;
+        assert!(!catalog::wants_fresh_passwords(tx, "br-b")?);
+        catalog::want_fresh_passwords(tx, "br-b")?;
+
+        branches::remove(tx, "br-b")?;
+        assert!(catalog::roles(tx, "br-b")?.is_empty());
+        assert!(catalog::databases(tx, "br-b")?.is_empty());
+        assert!(!catalog::wants_fresh_passwords(tx, "br-b")?);
+        Ok(())
+    })
+    .unwrap();
+}

@@ -13,15 +13,12 @@ use compute::server::{DEFAULT_MAJOR, Server};
 
 use super::*;
 use crate::clock::SystemRandom;
+use crate::keys::OwnerKind;
 
 const OWNER: &str = "ana@example.org";
 
 fn secrets(word: &str) -> Secrets {
-    Secrets {
-        admin_password: format!("admin-{word}"),
-        owner_role: OWNER.to_owned(),
-        owner_password: format!("owner-{word}"),
-    }
+    Secrets::new(format!("admin-{word}"), OWNER.to_owned(), OwnerKind::User)
 }
 
 /// A running cluster; stopped and removed at the end.
@@ -111,12 +108,6 @@ fn server() -> Server {
     SERVER.get_or_init(find).clone()
 }
 
-#[test]
-fn identifiers_are_quoted() {
-    assert_eq!(quote_identifier("ana@example.org"), "\"ana@example.org\"");
-    assert_eq!(quote_identifier("a\"; DROP ROLE b; --"), "\"a\"\"; DROP ROLE b; --\"");
-}
-
 #[tokio::test]
 async fn a_root_gets_its_owner_and_may_be_prepared_again() {
     let cluster = Cluster::start("root", &[]);
@@ -170,14 +161,14 @@ async fn a_child_gets_keys_of_its_own_and_loses_its_subscriptions() {
         .unwrap();
     client.batch_execute("ALTER SUBSCRIPTION follower ENABLE").await.unwrap();
 
-    prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
+    prepare_child(&mut client, &new, Renew::Identities, &SystemRandom).await.unwrap();
     drop(client);
     let mut client = cluster.admin(&[old.clone(), new.clone()]).await.unwrap();
     let row =
         client.query_one("SELECT subenabled, subslotname::text FROM pg_subscription", &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), (false, None::<String>), "the subscription is alive");
     // As after a crash between the change and its confirmation.
-    prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
+    prepare_child(&mut client, &new, Renew::Identities, &SystemRandom).await.unwrap();
     // Dropping it must not reach for the parent's slot.
     client.batch_execute("DROP SUBSCRIPTION follower").await.unwrap();
 
@@ -196,7 +187,7 @@ async fn a_child_without_its_owners_role_is_not_locked_up() {
     let mut client = cluster.admin(std::slice::from_ref(&old)).await.unwrap();
     prepare_root(&mut client, &old, &SystemRandom).await.unwrap();
     client.batch_execute("ALTER ROLE \"ana@example.org\" RENAME TO other").await.unwrap();
-    prepare_child(&mut client, &new, &SystemRandom).await.unwrap();
+    prepare_child(&mut client, &new, Renew::Identities, &SystemRandom).await.unwrap();
     cluster.admin(&[new]).await.unwrap();
 }
 
@@ -205,4 +196,81 @@ async fn a_child_without_its_owners_role_is_not_locked_up() {
 fn planted_a_subscription_that_is_kept() {
     let test = "prepare::tests::a_child_gets_keys_of_its_own_and_loses_its_subscriptions";
     compute::fault::must_be_noticed(Fault::SubscriptionKept, test, "the subscription is alive");
+}
+
+#[tokio::test]
+async fn no_secret_of_a_role_is_seen_in_the_log() {
+    let noisy = [
+        ("log_statement", "all"),
+        ("log_min_duration_statement", "0"),
+        ("log_min_error_statement", "debug5"),
+        ("log_parameter_max_length", "-1"),
+        ("log_parameter_max_length_on_error", "-1"),
+        ("debug_print_plan", "on"),
+        ("debug_print_parse", "on"),
+        ("debug_print_rewritten", "on"),
+    ];
+    let cluster = Cluster::start("quiet", &noisy);
+    let secrets = secrets("old");
+    let mut client = cluster.admin(std::slice::from_ref(&secrets)).await.unwrap();
+    prepare_root(&mut client, &secrets, &SystemRandom).await.unwrap();
+    let (password, verifier) = passwords::new_password(&SystemRandom).unwrap();
+    let role = roles::NewRole {
+        id: "app-role",
+        name: "app",
+        identity: None,
+        can_login: true,
+        attributes: crate::model::Attributes::default(),
+        superuser_member: true,
+        verifier: Some(&verifier),
+        manager: Some(OWNER),
+    };
+    roles::create(&mut client, &role).await.unwrap();
+    // Errors are logged with their statements, usually.
+    roles::create(&mut client, &role).await.unwrap_err();
+    cluster.login("app", password.expose(), DEFAULT_DATABASE).await.unwrap();
+    let live = catalog::read(&client).await.unwrap();
+    let (password, verifier) = passwords::new_password(&SystemRandom).unwrap();
+    roles::set_verifier(&mut client, live.role("app-role").unwrap().oid, verifier).await.unwrap();
+    cluster.login("app", password.expose(), DEFAULT_DATABASE).await.unwrap();
+    prepare_child(&mut client, &secrets, Renew::Everything, &SystemRandom).await.unwrap();
+    assert!(cluster.login("app", password.expose(), DEFAULT_DATABASE).await.is_err());
+    cluster.login(OWNER, &secrets.owner_password, DEFAULT_DATABASE).await.unwrap();
+    client.batch_execute("SELECT 'marker of the log'").await.unwrap();
+    let log = std::fs::read_to_string(cluster.log()).unwrap();
+    assert!(log.contains("marker of the log"), "the log is not as noisy as meant");
+    for secret in ["SCRAM-SHA-256$", password.expose(), &secrets.owner_password, &secrets.admin_password] {
+        assert!(!log.contains(secret), "{secret} is in the log: {log}");
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_marked_in_the_catalog_that_all_databases_share() {
+    let cluster =
+        Cluster::start("marks", &[("standard_conforming_strings", "off"), ("backslash_quote", "off")]);
+    let secrets = secrets("old");
+    let mut client = cluster.admin(std::slice::from_ref(&secrets)).await.unwrap();
+    prepare_root(&mut client, &secrets, &SystemRandom).await.unwrap();
+    let name = "it's \\'; DROP ROLE \"ana@example.org\"; --";
+    let identity = crate::model::Identity { name: name.to_owned(), kind: crate::model::IdentityType::Group };
+    let role = roles::NewRole {
+        id: "crew-role",
+        name,
+        identity: Some(&identity),
+        can_login: true,
+        attributes: crate::model::Attributes { createdb: true, ..Default::default() },
+        superuser_member: false,
+        verifier: None,
+        manager: None,
+    };
+    roles::create(&mut client, &role).await.unwrap();
+    let live = catalog::read(&client).await.unwrap();
+    let names: Vec<&str> = live.roles.iter().map(|role| role.name.as_str()).collect();
+    assert_eq!(names, [OWNER, name]);
+    let found = live.role("crew-role").unwrap();
+    assert_eq!(found.identity.as_ref(), Some(&identity));
+    assert!(found.attributes.createdb && !found.has_password && !found.superuser_member);
+    assert_eq!(live.role("ana-example-org").unwrap().identity, Some(secrets.owner()));
+    assert_eq!(live.databases.len(), 1);
+    assert_eq!(live.database("databricks-postgres").unwrap().name, DEFAULT_DATABASE);
 }

@@ -117,6 +117,7 @@ impl Place {
             branch_directory: bytes(directory),
             layers_directory: bytes(self.path.join("layers")),
             cache_directory: None,
+            extension_directory: Some(bytes(self.path.join("offered"))),
             wal_segment_size: 4 << 20,
         })
         .unwrap();

@@ -10,7 +10,7 @@ use rusqlite::Transaction;
 use super::{NewBranch, UpdateBranch, branch_name};
 use crate::app::projects::{failure, live_project};
 use crate::app::{Claim, Control, key_of, not_found};
-use crate::db::{branches, endpoints, operations};
+use crate::db::{branches, catalog, endpoints, operations};
 use crate::error::{Error, Refusal};
 use crate::keys::Secrets;
 use crate::model::{Branch, Kind, Operation, Outcome, Principal, Project, Source, State, Verb};
@@ -109,8 +109,13 @@ impl Control {
             branches::insert(tx, &branch)?;
             endpoints::insert(tx, &self.new_primary(&project, &branch)?)?;
             operations::insert(tx, &operation)?;
-            let fresh = self.new_secrets(&project.owner)?;
-            let candidates = with_inherited(fresh, self.keys.read(&parent.uid)?);
+            // Passwords that people know from a protected branch must not open its children, nor theirs.
+            if parent.is_protected || catalog::wants_fresh_passwords(tx, &parent.uid)? {
+                catalog::want_fresh_passwords(tx, &branch.uid)?;
+            }
+            let inherited = self.keys.read(&parent.uid)?;
+            let fresh = self.new_secrets(&inherited[0].owner_role, inherited[0].owner_kind)?;
+            let candidates = with_inherited(fresh, inherited);
             Ok(Plan { parent, branch, operation, candidates, claim })
         })
     }
@@ -149,10 +154,12 @@ impl Control {
     async fn make_branch(self: &Arc<Self>, plan: Plan) -> Result<(), Error> {
         let begin = Instant::now();
         let Plan { parent, branch, candidates, claim: _claim, .. } = plan;
-        let (cut, keys, address) = tokio::join!(
+        let (cut, keys, address, ()) = tokio::join!(
             self.cut(&parent.uid, &branch.uid),
             self.write_keys(&branch.uid, candidates.clone()),
             self.open_endpoints(&branch.uid),
+            // The child is listed from what is known of its parent, until it is looked at itself.
+            self.look_if_awake(&parent.uid),
         );
         let made = match (cut, keys, address) {
             (Ok(cut), Ok(()), Ok(())) => Ok(cut),
@@ -215,6 +222,9 @@ impl Control {
         }
         self.db.write(|tx| {
             branches::update(tx, &branch)?;
+            if let Some(source) = &branch.source {
+                catalog::inherit(tx, &source.branch, &branch.uid)?;
+            }
             self.finish_operations(tx, &branch.uid, &Outcome::Done)
         })
     }
@@ -231,6 +241,7 @@ impl Control {
     /// Frees what a branch has on disk.
     pub(crate) fn undo_branch_files(&self, uid: &str) -> Result<(), Error> {
         self.engine.delete(&key_of(uid)?)?;
+        self.catalogs.forget(uid);
         self.keys.remove(uid)
     }
 }
