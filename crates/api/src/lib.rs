@@ -6,6 +6,8 @@
 
 mod error;
 mod local;
+mod mask;
+pub mod openapi;
 mod page;
 mod public;
 mod resources;

@@ -16,7 +16,7 @@ use control::model::{Principal, PrincipalKind};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, in_contract_form};
 use crate::routes;
 
 /// Header by which a program says that it acts for the person.
@@ -76,6 +76,7 @@ fn router(local: Local) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "method not allowed here")
         })
         .layer(axum::middleware::from_fn_with_state(local.clone(), admit))
+        .layer(axum::middleware::map_response(in_contract_form))
         .with_state(local)
 }
 

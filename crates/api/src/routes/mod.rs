@@ -2,22 +2,39 @@
 
 mod branches;
 mod endpoints;
+mod later;
 mod operations;
 mod own;
 mod projects;
+mod specs;
+mod table;
 
 use axum::Router;
 
 use crate::local::Local;
 
-/// Every route, to be given its state.
-pub(crate) fn all() -> Router<Local> {
-    Router::new()
+#[cfg(test)]
+pub(crate) use branches::BranchBody;
+#[cfg(test)]
+pub(crate) use endpoints::EndpointBody;
+#[cfg(test)]
+pub(crate) use projects::ProjectBody;
+pub(crate) use table::{Call, Routes};
+
+/// Every route with its description.
+pub(crate) fn described() -> Routes {
+    Routes::new()
         .merge(projects::routes())
         .merge(branches::routes())
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .undocumented(later::routes())
+}
+
+/// Every route, to be given its state.
+pub(crate) fn all() -> Router<Local> {
+    described().into_router()
 }
 
 /// The contract's base path.

@@ -3,6 +3,8 @@
 // Helpers count as test code.
 #![allow(clippy::unwrap_used)]
 
+mod contract;
 mod lakebase;
 mod life;
+mod schema;
 mod world;

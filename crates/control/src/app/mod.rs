@@ -1,6 +1,7 @@
 //! What callers ask for: validated as a whole, written as intent, then carried out.
 
 mod branches;
+mod change;
 mod connect;
 mod endpoints;
 pub mod expiry;
@@ -31,10 +32,13 @@ use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+pub use change::Change;
 pub use connect::{ConnectionInfo, Wake};
-pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
+pub use endpoints::{
+    ComputeInstanceView, ComputeStatus, EndpointId, EndpointView, NewEndpoint, UpdateCompute, UpdateEndpoint,
+};
 pub use operations::{OperationView, Target};
-pub use projects::{NewProject, ProjectView};
+pub use projects::{NewProject, ProjectView, UpdateProject};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
 

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::branches::BranchView;
 use super::endpoints::EndpointView;
-use super::projects::{ProjectView, project_view};
+use super::projects::ProjectView;
 use super::{Control, not_found};
 use crate::db::{branches, endpoints, operations, projects};
 use crate::error::Error;
@@ -73,7 +73,7 @@ impl Control {
         match operation.kind {
             Kind::Project => self.db.read(|c| {
                 let project = projects::by_uid(c, uid)?;
-                Ok(project.map(|project| project_view(c, project)).transpose()?.map(Target::Project))
+                Ok(project.map(|project| self.project_view(c, project)).transpose()?.map(Target::Project))
             }),
             Kind::Branch => {
                 let found = self.db.read(|c| {
