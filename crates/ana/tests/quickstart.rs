@@ -1,90 +1,34 @@
 //! The quickstart as a new user runs it: with an empty home, as root and as an ordinary user.
 #![allow(clippy::unwrap_used)]
 
+mod desk;
+
 use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use compute::os;
 use compute::run_as;
 
-/// A machine for one user: a home that goes away with the test, and its daemon.
-struct Desk {
-    path: PathBuf,
-    user: Option<os::User>,
-}
+use desk::Desk;
 
-impl Desk {
-    fn new(name: &str, user: Option<os::User>) -> Desk {
-        let path = std::env::temp_dir().join(format!("ana-quickstart-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(path.join("home")).unwrap();
-        if let Some(user) = &user {
-            for place in [path.clone(), path.join("home")] {
-                std::os::unix::fs::chown(place, Some(user.uid), Some(user.gid)).unwrap();
-            }
-        }
-        // The build directory may lie where an ordinary user cannot go.
-        std::fs::copy(env!("CARGO_BIN_EXE_ana"), path.join("ana")).unwrap();
-        Desk { path, user }
-    }
-
-    fn ana(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(self.path.join("ana"));
-        command.args(arguments).current_dir(&self.path).env_clear();
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.path.join("home")).env("ANABRANCH_HOME", self.path.join("data"));
-        command.env("ANABRANCH_PG_PORT", "0").env("ANABRANCH_HTTP_PORT", "0");
-        if let Some(user) = &self.user {
-            command.uid(user.uid).gid(user.gid);
-        }
-        command.output().unwrap()
-    }
-
-    fn shows_everything(&self) {
-        let first = self.succeed(&["quickstart"]);
-        assert!(first.contains("101 there, still 100 in production"), "{first}");
-        assert!(first.contains("postgresql://"), "{first}");
-        let url = self.succeed(&["url", "dev", "--project", "shop"]);
-        assert!(url.starts_with("postgresql://"), "{url}");
-        let rows = self.succeed(&["branch", "list", "--project", "shop", "--json"]);
-        assert!(rows.contains("\"dev\"") && rows.contains("\"production\""), "{rows}");
-        let again = self.succeed(&["quickstart"]);
-        assert!(again.contains("101 there, still 100 in production"), "{again}");
-        self.succeed(&["quickstart", "--clean"]);
-        let left = self.succeed(&["quickstart", "--clean"]);
-        assert!(!left.contains("error"), "{left}");
-    }
-
-    fn succeed(&self, arguments: &[&str]) -> String {
-        let output = self.ana(arguments);
-        let text =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "ana {arguments:?}: {}\n{text}", output.status);
-        text
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = self.ana(&["down"]);
-        kill_computes(&self.path.join("data/branches"));
-        compute::engine::remove_caches(&self.path.join("data"));
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
-fn kill_computes(branches: &Path) {
-    for entry in std::fs::read_dir(branches).into_iter().flatten().flatten() {
-        let _ = compute::process::kill_all(&entry.path().join("pgdata"));
-    }
+fn shows_everything(desk: &Desk) {
+    let first = desk.succeed(&["quickstart"]);
+    assert!(first.contains("101 there, still 100 in production"), "{first}");
+    assert!(first.contains("postgresql://"), "{first}");
+    let url = desk.succeed(&["url", "dev", "--project", "shop"]);
+    assert!(url.starts_with("postgresql://"), "{url}");
+    let rows = desk.succeed(&["branch", "list", "--project", "shop", "--json"]);
+    assert!(rows.contains("\"dev\"") && rows.contains("\"production\""), "{rows}");
+    let again = desk.succeed(&["quickstart"]);
+    assert!(again.contains("101 there, still 100 in production"), "{again}");
+    desk.succeed(&["quickstart", "--clean"]);
+    let left = desk.succeed(&["quickstart", "--clean"]);
+    assert!(!left.contains("error"), "{left}");
 }
 
 #[test]
 fn an_ordinary_user_sees_a_branch_made_written_to_and_thrown_away() {
     let user = run_as::choose(None).unwrap().map(|choice| choice.user);
-    Desk::new("user", user).shows_everything();
+    shows_everything(&Desk::new("user", user));
 }
 
 #[test]
@@ -95,5 +39,5 @@ fn so_does_root() {
         std::io::stderr().write_all(line).unwrap();
         return;
     }
-    Desk::new("root", None).shows_everything();
+    shows_everything(&Desk::new("root", None));
 }
