@@ -13,10 +13,8 @@ mod system;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let arguments = commands::Arguments::parse();
+    let arguments = commands::Arguments::read();
     match arguments.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

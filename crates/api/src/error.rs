@@ -7,6 +7,9 @@ use control::clock::{SystemRandom, new_uuid};
 use control::{Error, Refusal};
 use serde_json::{Value, json};
 
+/// Most that is kept of a text that is no JSON.
+const LONGEST_TEXT: usize = 1000;
+
 /// An answer that is an error.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -35,13 +38,26 @@ impl ApiError {
     pub fn unroutable() -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "resource not found")
     }
+
+    /// 501 for a part of the contract that this version does not have.
+    pub fn not_implemented(what: &str) -> ApiError {
+        ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "NOT_IMPLEMENTED",
+            format!("{what} are not supported by this version"),
+        )
+    }
 }
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
+        let trace = new_uuid(&SystemRandom).unwrap_or_default();
         let Error::Refused { refusal, message, hint } = error else {
-            tracing::error!(%error, "a call failed");
-            return ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", error.to_string());
+            tracing::error!(%error, trace, "a call failed");
+            let mut answer =
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", error.to_string());
+            answer.details.push(request_info(&trace));
+            return answer;
         };
         let (status, code) = match refusal {
             Refusal::InvalidParameter => (StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE"),
@@ -53,7 +69,7 @@ impl From<Error> for ApiError {
             Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
             Refusal::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
         };
-        let trace = new_uuid(&SystemRandom).unwrap_or_default();
+        tracing::debug!(code, text = message, trace, "a call was refused");
         let message = match refusal {
             Refusal::NotFound => format!("{message} [TraceId: {trace}]"),
             _ => message,
@@ -66,11 +82,6 @@ impl From<Error> for ApiError {
                 "domain": "databricks.com",
                 "metadata": {"declarative_context": "MANAGED_BY_PARENT"},
             }));
-            details.push(json!({
-                "@type": "type.googleapis.com/google.rpc.RequestInfo",
-                "request_id": trace,
-                "serving_data": "",
-            }));
         }
         if let Some(hint) = hint {
             details.push(json!({
@@ -78,16 +89,85 @@ impl From<Error> for ApiError {
                 "links": [{"description": hint, "url": ""}],
             }));
         }
+        details.push(request_info(&trace));
         ApiError { status, code, message, details }
     }
 }
 
+fn request_info(trace: &str) -> Value {
+    json!({
+        "@type": "type.googleapis.com/google.rpc.RequestInfo",
+        "request_id": trace,
+        "serving_data": "",
+    })
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut body = json!({"error_code": self.code, "message": self.message});
+        let mut body = json!({"error_code": self.code, "message": lasting(&self.message)});
         if !self.details.is_empty() {
             body["details"] = Value::Array(self.details);
         }
         (self.status, Json(body)).into_response()
+    }
+}
+
+/// Phrases that make clients send a call again for minutes, and what stands in their place.
+const CALLS_FOR_RETRY: &[(&str, &str)] = &[
+    ("Timed out after ", "gave up after "),
+    ("timed out after ", "gave up after "),
+    ("deadline exceeded", "time is up"),
+    ("Unexpected error", "Error"),
+    ("Please try again later or try a faster operation.", ""),
+    ("RPC token bucket limit has been exceeded", "too many calls"),
+    ("does not have any associated worker environments", "has no workers"),
+    ("There is no worker environment with id", "no worker with id"),
+    ("Unknown worker environment", "unknown worker"),
+    ("UnknownWorkerEnvironmentException", "unknown worker"),
+    ("ClusterNotReadyException", "not ready"),
+];
+
+/// A text that tells no client to try again: what we answer is final, and what is worth a retry is
+/// told by its status.
+pub(crate) fn lasting(message: &str) -> String {
+    CALLS_FOR_RETRY.iter().fold(message.to_owned(), |text, (phrase, instead)| text.replace(phrase, instead))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn body(response: Response) -> Value {
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_permanent_calls_for_a_retry() {
+        for text in [
+            "Timed out after 60 s",
+            "context deadline exceeded",
+            "Unexpected error: x",
+            "Please try again later or try a faster operation.",
+            "RPC token bucket limit has been exceeded",
+        ] {
+            let shown = body(ApiError::invalid(text).into_response()).await;
+            for (phrase, _) in CALLS_FOR_RETRY {
+                assert!(!shown["message"].as_str().unwrap().contains(phrase), "{text}");
+            }
+        }
+        let refusals = [
+            Refusal::InvalidParameter,
+            Refusal::BadRequest,
+            Refusal::ManagedByParent,
+            Refusal::NotFound,
+            Refusal::AlreadyExists,
+            Refusal::Busy,
+            Refusal::NotImplemented,
+        ];
+        for refusal in refusals {
+            let status = ApiError::from(Error::refused(refusal, "x")).status;
+            assert!(status != 429 && status != 503, "{refusal:?} would hang clients for minutes");
+        }
     }
 }

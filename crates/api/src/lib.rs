@@ -9,6 +9,8 @@ mod error;
 mod gate;
 mod listen;
 mod local;
+mod mask;
+pub mod openapi;
 mod page;
 mod public;
 mod resources;

@@ -1,5 +1,8 @@
 //! Lists in pages.
 
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use control::names::short_hash;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,6 +19,22 @@ pub(crate) struct PageQuery {
     pub page_token: Option<String>,
     #[serde(default)]
     pub show_deleted: bool,
+    /// What is listed: tokens of one list mean nothing in another.
+    #[serde(skip)]
+    pub scope: String,
+}
+
+/// The page asked for, of the list at the request's path.
+pub(crate) struct Paged(pub PageQuery);
+
+impl<S: Sync> FromRequestParts<S> for Paged {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Paged, ApiError> {
+        let Query(query) = Query::<PageQuery>::try_from_uri(&parts.uri)
+            .map_err(|error| ApiError::invalid(error.body_text()))?;
+        Ok(Paged(PageQuery { scope: parts.uri.path().to_owned(), ..query }))
+    }
 }
 
 /// A place in a list that stays right while others come and go: lists are in order of creation.
@@ -36,20 +55,29 @@ pub(crate) fn page<T>(
             return Err(ApiError::invalid(format!("Field 'page_size' must not be negative, got {asked}.")));
         }
     };
-    let after = query.page_token.as_deref().filter(|token| !token.is_empty()).map(parse_token).transpose()?;
+    let scope = short_hash(format!("{key} {} {}", query.show_deleted, query.scope).as_bytes());
+    let token = query.page_token.as_deref().filter(|token| !token.is_empty());
+    let after = token.map(|token| parse_token(token, scope)).transpose()?;
     let mut rest = items.iter().filter(|item| after.as_ref().is_none_or(|after| place(item) > *after));
     let shown: Vec<&T> = rest.by_ref().take(size).collect();
     let mut body = Map::new();
     body.insert(key.to_owned(), shown.iter().map(|item| render(item)).collect());
     if let (Some(last), Some(_)) = (shown.last(), rest.next()) {
         let (time, uid) = place(last);
-        body.insert("next_page_token".to_owned(), format!("{}.{uid}", time.as_microsecond()).into());
+        body.insert(
+            "next_page_token".to_owned(),
+            format!("{scope:08x}.{}.{uid}", time.as_microsecond()).into(),
+        );
     }
     Ok(Value::Object(body))
 }
 
-fn parse_token(token: &str) -> Result<Place, ApiError> {
-    let parsed = token.split_once('.').and_then(|(micros, uid)| {
+fn parse_token(token: &str, scope: u32) -> Result<Place, ApiError> {
+    let parsed = token.split_once('.').and_then(|(of, place)| {
+        if u32::from_str_radix(of, 16) != Ok(scope) {
+            return None;
+        }
+        let (micros, uid) = place.split_once('.')?;
         let time = Timestamp::from_microsecond(micros.parse().ok()?).ok()?;
         Some((time, uid.to_owned()))
     });
@@ -61,7 +89,16 @@ mod tests {
     use super::*;
 
     fn ask(size: Option<i64>, token: Option<&str>) -> Result<Value, ApiError> {
-        let query = PageQuery { page_size: size, page_token: token.map(str::to_owned), show_deleted: false };
+        ask_in("/a", size, token)
+    }
+
+    fn ask_in(scope: &str, size: Option<i64>, token: Option<&str>) -> Result<Value, ApiError> {
+        let query = PageQuery {
+            page_size: size,
+            page_token: token.map(str::to_owned),
+            show_deleted: false,
+            scope: scope.to_owned(),
+        };
         let place = |item: &i64| (Timestamp::from_second(*item).unwrap(), format!("u{item}"));
         page("items", (0..5).collect(), &query, place, |item| Value::from(*item))
     }
@@ -93,6 +130,25 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert!(ask(Some(-1), None).is_err());
-        assert!(ask(None, Some("x")).is_err());
+        for token in ["x", "1.2", "00000000.1.u1", "1.2.3"] {
+            assert!(ask(None, Some(token)).is_err(), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_token_belongs_to_its_list() {
+        let body = ask_in("/a", Some(2), None).unwrap();
+        let token = body["next_page_token"].as_str();
+        assert!(ask_in("/a", Some(3), token).is_ok(), "the size of pages may change on the way");
+        assert!(ask_in("/b", Some(2), token).is_err());
+    }
+
+    #[test]
+    fn pages_have_a_greatest_length() {
+        let query = PageQuery { page_size: Some(1_000_000), ..PageQuery::default() };
+        let place = |item: &i64| (Timestamp::from_second(*item).unwrap(), format!("u{item}"));
+        let body = page("items", (0..150).collect(), &query, place, |item| Value::from(*item)).unwrap();
+        assert_eq!(body["items"].as_array().unwrap().len(), MAX_PAGE);
+        assert!(body.get("next_page_token").is_some());
     }
 }

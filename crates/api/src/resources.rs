@@ -2,13 +2,16 @@
 
 mod catalog;
 
-use control::app::{BranchView, ComputeStatus, EndpointView, OperationView, ProjectView, Target};
+use control::app::{
+    BranchView, ComputeInstanceView, ComputeStatus, EndpointView, OperationView, ProjectView, Target,
+};
 use control::model::{ComputeSettings, Kind, Outcome, State, Verb};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 pub(crate) use catalog::{SUPERUSER, database, parse_auth_method, role};
 
+use crate::error::lasting;
 use crate::wire::{duration, number};
 
 /// The live service's limit; shown because clients read it, not enforced.
@@ -17,18 +20,23 @@ const LOGICAL_SIZE_LIMIT: i64 = 8_796_093_022_208;
 pub(crate) fn project(view: &ProjectView) -> Value {
     let project = &view.project;
     let name = format!("projects/{}", project.id);
-    let status = json!({
-        "branch_logical_size_limit_bytes": LOGICAL_SIZE_LIMIT,
-        "default_branch": format!("{name}/branches/{}", view.default_branch_id),
-        "default_endpoint_settings": compute_settings(&project.compute),
-        "display_name": project.display_name,
-        "enable_pg_native_login": true,
-        "history_retention_duration": duration(project.history_seconds),
-        "owner": project.owner,
-        "pg_version": project.server.major,
-        "project_id": project.id,
-        "synthetic_storage_size_bytes": 0,
-    });
+    let options = &project.options;
+    let status = object([
+        ("branch_logical_size_limit_bytes", Some(json!(LOGICAL_SIZE_LIMIT))),
+        ("budget_policy_id", options.budget_policy_id.clone().map(Value::from)),
+        ("compute_last_active_time", view.last_active.map(time)),
+        ("compute_provisioner", options.compute_provisioner.clone().map(Value::from)),
+        ("custom_tags", (!options.custom_tags.is_empty()).then(|| json!(options.custom_tags))),
+        ("default_branch", Some(json!(format!("{name}/branches/{}", view.default_branch_id)))),
+        ("default_endpoint_settings", Some(default_settings(&project.compute))),
+        ("display_name", Some(json!(project.display_name))),
+        ("enable_pg_native_login", Some(json!(options.native_login))),
+        ("history_retention_duration", Some(json!(duration(project.history_seconds)))),
+        ("owner", Some(json!(project.owner))),
+        ("pg_version", Some(json!(project.server.major))),
+        ("project_id", Some(json!(project.id))),
+        ("synthetic_storage_size_bytes", Some(json!(0))),
+    ]);
     object([
         ("name", Some(json!(name))),
         ("uid", Some(json!(project.uid))),
@@ -88,19 +96,23 @@ pub(crate) fn endpoint(view: &EndpointView) -> Value {
         ComputeStatus::Idle => "IDLE",
         ComputeStatus::Degraded => "DEGRADED",
     };
-    let mut status = object([
+    let compute = &endpoint.compute;
+    let settings = object([("pg_settings", pg_settings(compute))]);
+    // One compute, which is what the group counts.
+    let group = json!({"enable_readable_secondaries": endpoint.readable_secondaries, "max": 1, "min": 1});
+    let status = object([
         ("endpoint_id", Some(json!(endpoint.id))),
         ("endpoint_type", Some(json!("ENDPOINT_TYPE_READ_WRITE"))),
         ("current_state", Some(json!(state))),
         ("disabled", Some(json!(endpoint.disabled))),
         ("last_active_time", view.last_active.map(time)),
         ("hosts", endpoint.address.map(|address| json!({"host": address.host.to_string()}))),
+        ("autoscaling_limit_min_cu", Some(number(compute.min_cu))),
+        ("autoscaling_limit_max_cu", Some(number(compute.max_cu))),
+        ("suspend_timeout_duration", suspension(compute)),
+        ("settings", Some(settings)),
+        ("group", Some(group)),
     ]);
-    if let (Value::Object(status), Value::Object(settings)) =
-        (&mut status, compute_settings(&endpoint.compute))
-    {
-        status.extend(settings);
-    }
     object([
         ("name", Some(json!(format!("{parent}/endpoints/{}", endpoint.id)))),
         ("uid", Some(json!(endpoint.uid))),
@@ -127,7 +139,7 @@ pub(crate) fn operation(view: &OperationView) -> Value {
         Outcome::Running => (false, None, None),
         Outcome::Done => (true, Some(response(view)), None),
         Outcome::Failed { code, message } => {
-            (true, None, Some(json!({"error_code": code, "message": message})))
+            (true, None, Some(json!({"error_code": code, "message": lasting(message)})))
         }
     };
     object([
@@ -152,13 +164,41 @@ fn response(view: &OperationView) -> Value {
     }
 }
 
-fn compute_settings(settings: &ComputeSettings) -> Value {
+pub(crate) fn compute_instance(view: &ComputeInstanceView) -> Value {
+    let endpoint = &view.endpoint.endpoint;
+    let parent = format!("projects/{}/branches/{}", view.endpoint.project_id, view.endpoint.branch_id);
+    let state = match view.endpoint.state {
+        ComputeStatus::Active => "ACTIVE",
+        // Leftovers of an earlier run are ended by the next start; there is no server to connect to.
+        ComputeStatus::Idle | ComputeStatus::Degraded => "IDLE",
+    };
+    object([
+        ("name", Some(json!(format!("{parent}/endpoints/{}/compute-instances/{}", endpoint.id, view.id)))),
+        ("compute_instance_id", Some(json!(view.id))),
+        ("compute_host", endpoint.address.map(|address| json!(address.host.to_string()))),
+        ("current_state", Some(json!(state))),
+        ("role", Some(json!("READ_WRITE"))),
+        ("start_time", view.start_time.map(time)),
+    ])
+}
+
+/// What new endpoints of a project begin with.
+fn default_settings(settings: &ComputeSettings) -> Value {
     object([
         ("autoscaling_limit_min_cu", Some(number(settings.min_cu))),
         ("autoscaling_limit_max_cu", Some(number(settings.max_cu))),
-        ("suspend_timeout_duration", settings.suspend_seconds.map(|seconds| json!(duration(seconds)))),
-        ("pg_settings", (!settings.pg_settings.is_empty()).then(|| json!(settings.pg_settings))),
+        ("suspend_timeout_duration", suspension(settings)),
+        ("pg_settings", pg_settings(settings)),
     ])
+}
+
+/// Absent where a compute is never suspended.
+fn suspension(settings: &ComputeSettings) -> Option<Value> {
+    settings.suspend_seconds.map(|seconds| json!(duration(seconds)))
+}
+
+fn pg_settings(settings: &ComputeSettings) -> Option<Value> {
+    (!settings.pg_settings.is_empty()).then(|| json!(settings.pg_settings))
 }
 
 pub(crate) fn time(time: Timestamp) -> Value {

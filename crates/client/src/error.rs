@@ -36,6 +36,8 @@ pub enum Error {
         message: String,
         /// What to do next.
         hint: Option<String>,
+        /// What the daemon's log calls the request, where the answer's text tells it.
+        trace_id: Option<String>,
     },
     /// The daemon tried, and it went wrong.
     #[error("{message}")]

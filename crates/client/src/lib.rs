@@ -10,7 +10,7 @@ mod transport;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper::Method;
+pub use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -19,8 +19,9 @@ pub use error::Error;
 pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
 pub use remote::{Remote, RemoteError};
 pub use resources::{
-    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts,
-    Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
+    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointSettings,
+    EndpointStatus, Hosts, Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project,
+    ProjectStatus, Status, Tag, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -157,6 +158,25 @@ impl Client {
         self.finish::<Value>(operation).await.map(drop)
     }
 
+    /// Changes those fields of a project that `mask` names, e.g. `spec.display_name`; what `spec`
+    /// lacks of them is reset.
+    ///
+    /// # Errors
+    /// A value is not allowed, or as for every call.
+    pub async fn update_project(&self, id: &str, mask: &[&str], spec: Value) -> Result<Project, Error> {
+        self.update(&project_path(id), mask, spec).await
+    }
+
+    /// Takes back the deletion of a project.
+    ///
+    /// # Errors
+    /// None of that name can come back, or as for every call.
+    pub async fn undelete_project(&self, id: &str) -> Result<(), Error> {
+        let path = format!("{}/undelete", project_path(id));
+        let operation = self.call(Method::POST, &path, Some(json!({}))).await?;
+        self.finish::<Value>(operation).await.map(drop)
+    }
+
     /// Branches of a project.
     ///
     /// # Errors
@@ -216,6 +236,21 @@ impl Client {
         self.finish(operation).await
     }
 
+    /// Changes those fields of a branch that `mask` names, e.g. `spec.expiration`; what `spec` lacks
+    /// of them is reset.
+    ///
+    /// # Errors
+    /// A value is not allowed, or as for every call.
+    pub async fn update_branch(
+        &self,
+        project: &str,
+        branch: &str,
+        mask: &[&str],
+        spec: Value,
+    ) -> Result<Branch, Error> {
+        self.update(&branch_path(PG, project, branch), mask, spec).await
+    }
+
     /// Deletes a branch and waits until its compute has ended.
     ///
     /// # Errors
@@ -238,6 +273,30 @@ impl Client {
     /// There is no such branch, or as for every call.
     pub async fn endpoints(&self, project: &str, branch: &str) -> Result<Vec<Endpoint>, Error> {
         self.list(&format!("{}/endpoints", branch_path(PG, project, branch)), "endpoints").await
+    }
+
+    /// One endpoint.
+    ///
+    /// # Errors
+    /// There is none, or as for every call.
+    pub async fn endpoint(&self, project: &str, branch: &str, endpoint: &str) -> Result<Endpoint, Error> {
+        self.get(&endpoint_path(project, branch, endpoint)).await
+    }
+
+    /// Changes those fields of an endpoint that `mask` names, e.g. `spec.suspension`; what `spec`
+    /// lacks of them is reset.
+    ///
+    /// # Errors
+    /// A value is not allowed, or as for every call.
+    pub async fn update_endpoint(
+        &self,
+        project: &str,
+        branch: &str,
+        endpoint: &str,
+        mask: &[&str],
+        spec: Value,
+    ) -> Result<Endpoint, Error> {
+        self.update(&endpoint_path(project, branch, endpoint), mask, spec).await
     }
 
     /// Space of a branch.
@@ -290,6 +349,20 @@ impl Client {
         Err(Error::Protocol("the daemon ended the answer early".to_owned()))
     }
 
+    /// Any call, as it goes over the wire. `path` begins with a slash and carries its query.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn raw(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
+        self.call(method, path, body).await
+    }
+
+    async fn update<T: DeserializeOwned>(&self, path: &str, mask: &[&str], spec: Value) -> Result<T, Error> {
+        let path = format!("{path}?update_mask={}", mask.join(","));
+        let operation = self.call(Method::PATCH, &path, Some(json!({"spec": spec}))).await?;
+        self.finish(operation).await
+    }
+
     /// Waits for an operation and gives what it made.
     async fn finish<T: DeserializeOwned>(&self, mut operation: Operation) -> Result<T, Error> {
         while !operation.done {
@@ -334,7 +407,7 @@ impl Client {
 }
 
 /// An identifier as part of a URI: whatever a person wrote, the daemon shall be the one to judge it.
-fn encode(id: &str) -> String {
+pub fn encode(id: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     id.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -349,6 +422,11 @@ fn project_path(project: &str) -> String {
 /// Path of a branch below the contract's base, or below our own.
 fn branch_path(base: &str, project: &str, branch: &str) -> String {
     format!("{base}/projects/{}/branches/{}", encode(project), encode(branch))
+}
+
+/// Path of an endpoint.
+fn endpoint_path(project: &str, branch: &str, endpoint: &str) -> String {
+    format!("{}/endpoints/{}", branch_path(PG, project, branch), encode(endpoint))
 }
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Error> {

@@ -1,6 +1,8 @@
 //! What the API answers with. Absent and unknown fields are tolerated: the daemon may be older or
 //! newer than its client.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,6 +46,21 @@ pub struct ProjectStatus {
     pub history_retention_duration: String,
     /// What new endpoints begin with.
     pub default_endpoint_settings: Value,
+    /// Whether roles may log in with passwords of their own.
+    pub enable_pg_native_login: bool,
+    /// Labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub custom_tags: Vec<Tag>,
+}
+
+/// A label of a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tag {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// A branch.
@@ -146,6 +163,27 @@ pub struct EndpointStatus {
     pub disabled: bool,
     /// Where it listens.
     pub hosts: Hosts,
+    /// Smallest size in compute units.
+    pub autoscaling_limit_min_cu: f64,
+    /// Largest size in compute units.
+    pub autoscaling_limit_max_cu: f64,
+    /// Idle time until suspension, e.g. `300s`; none means never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend_timeout_duration: Option<String>,
+    /// When somebody last connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_active_time: Option<String>,
+    /// Settings of its PostgreSQL.
+    pub settings: EndpointSettings,
+}
+
+/// What an endpoint's server is started with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSettings {
+    /// Names and values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pg_settings: BTreeMap<String, String>,
 }
 
 /// Where an endpoint listens.

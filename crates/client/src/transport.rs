@@ -122,12 +122,15 @@ impl Answer {
 fn refusal(status: StatusCode, body: Value) -> Error {
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
     // The trace id serves those who read the daemon's log; people at a terminal need the sentence.
-    let message = text("message");
-    let message = message.split(" [TraceId:").next().unwrap_or_default().to_owned();
+    let whole = text("message");
+    let (message, trace_id) = match whole.split_once(" [TraceId: ") {
+        Some((message, rest)) => (message.to_owned(), Some(rest.trim_end_matches(']').to_owned())),
+        None => (whole, None),
+    };
     let details = body["details"].as_array().into_iter().flatten();
     let hint =
         details.filter_map(|detail| detail["links"][0]["description"].as_str()).map(str::to_owned).next();
-    Error::Refused { status: status.as_u16(), code: text("error_code"), message, hint }
+    Error::Refused { status: status.as_u16(), code: text("error_code"), message, hint, trace_id }
 }
 
 #[cfg(test)]
@@ -174,7 +177,8 @@ mod tests {
         std::fs::remove_file(&socket).unwrap();
         assert!(error.is_not_found());
         assert_eq!(error.to_string(), "branch id not found");
-        assert!(matches!(error, Error::Refused { hint: Some(hint), .. } if hint == "try another"));
+        let Error::Refused { hint, trace_id, .. } = error else { panic!("{error}") };
+        assert_eq!((hint.as_deref(), trace_id.as_deref()), (Some("try another"), Some("x")));
         let request = server.await.unwrap();
         assert!(
             request.starts_with("GET /api/2.0/postgres/projects/shop/branches/dev HTTP/1.1\r\n"),

@@ -12,6 +12,7 @@ pub mod process;
 pub mod run_as;
 pub mod server;
 pub mod settings;
+pub mod user_settings;
 
 pub use store::fault;
 

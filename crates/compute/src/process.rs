@@ -288,6 +288,8 @@ pub struct PostmasterFile {
     pub shared_memory: Option<(i32, i32)>,
     /// Whether it accepts connections.
     pub ready: bool,
+    /// When it was started, seconds since 1970.
+    pub started: Option<i64>,
 }
 
 impl PostmasterFile {
@@ -314,7 +316,8 @@ impl PostmasterFile {
             let key = parts.next()?.parse::<u32>().ok()?.cast_signed();
             Some((key, parts.next()?.parse().ok()?))
         });
-        Some(PostmasterFile { pid, shared_memory, ready: lines.get(7) == Some(&"ready") })
+        let started = lines.get(2).and_then(|line| line.parse().ok());
+        Some(PostmasterFile { pid, shared_memory, ready: lines.get(7) == Some(&"ready"), started })
     }
 }
 
@@ -693,7 +696,12 @@ mod tests {
     #[test]
     fn the_pid_file_is_read_at_every_stage() {
         let full = "4711\n/data\n1700000000\n5432\n/run\n\n  5432001  65538\nready   \n";
-        let expected = PostmasterFile { pid: 4711, shared_memory: Some((5432001, 65538)), ready: true };
+        let expected = PostmasterFile {
+            pid: 4711,
+            shared_memory: Some((5432001, 65538)),
+            ready: true,
+            started: Some(1_700_000_000),
+        };
         assert_eq!(PostmasterFile::parse(full), Some(expected));
         let starting = full.replace("ready   ", "starting");
         assert_eq!(PostmasterFile::parse(&starting), Some(PostmasterFile { ready: false, ..expected }));

@@ -133,11 +133,12 @@ impl Control {
         let begin = Instant::now();
         let server = self.server_of(project)?;
         let key = key_of(&branch.uid)?;
-        let options =
-            StartOptions { first_start: !branch.prepared && branch.source.is_some(), settings: Vec::new() };
+        let first_start = !branch.prepared && branch.source.is_some();
         let starting = key.clone();
         self.blocking(move |control| {
             control.clear_orphans(&starting)?;
+            let settings = control.pg_settings_of(starting.as_str())?;
+            let options = StartOptions { first_start, settings };
             Ok(control.engine.start(&starting, &server, &options)?)
         })
         .await?;

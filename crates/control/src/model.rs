@@ -130,6 +130,29 @@ impl Default for ComputeSettings {
     }
 }
 
+/// A label of a project, for people and bills.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tag {
+    /// Its key; one of a kind in a project.
+    pub key: String,
+    /// Its value; may be empty.
+    #[serde(default)]
+    pub value: String,
+}
+
+/// What a project is set to beside its computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProjectOptions {
+    /// Whether PostgreSQL roles may log in with passwords of their own.
+    pub native_login: bool,
+    /// Labels, in the order given.
+    pub custom_tags: Vec<Tag>,
+    /// Kept and shown for clients that manage it; means nothing here.
+    pub budget_policy_id: Option<String>,
+    /// Kept and shown for clients that manage it; means nothing here.
+    pub compute_provisioner: Option<String>,
+}
+
 /// A PostgreSQL installation as a project remembers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRecord {
@@ -160,6 +183,8 @@ pub struct Project {
     pub compute: ComputeSettings,
     /// How far back the past is kept, seconds.
     pub history_seconds: f64,
+    /// Logins, labels and what else is set.
+    pub options: ProjectOptions,
     /// `uid` of the default branch.
     pub default_branch: String,
     /// When it was made.
@@ -234,6 +259,8 @@ pub struct Endpoint {
     pub compute: ComputeSettings,
     /// Whether connections are refused.
     pub disabled: bool,
+    /// Whether secondaries would serve reads; there are none in a group of one compute.
+    pub readable_secondaries: bool,
     /// Where it listens; none until first bound.
     pub address: Option<Address>,
     /// When it was made.

@@ -3,9 +3,12 @@
 mod auth;
 mod branch;
 mod completions;
+mod compute_args;
 mod database;
 mod down;
+mod endpoint;
 mod export;
+mod postgres;
 mod principal;
 mod project;
 mod psql;
@@ -19,7 +22,7 @@ mod url;
 
 use std::future::Future;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::context::Global;
 use crate::failure::{Exit, Failure};
@@ -55,6 +58,11 @@ enum Command {
     Role(role::Command),
     #[command(subcommand)]
     Database(database::Command),
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Call the API with the grammar of the vendor's `postgres` commands
+    #[command(subcommand)]
+    Postgres(postgres::Command),
     Url(url::Args),
     Psql(psql::Args),
     Export(export::Args),
@@ -62,6 +70,17 @@ enum Command {
 }
 
 impl Arguments {
+    /// What was written on the command line; ends the program where it makes no sense.
+    pub fn read() -> Arguments {
+        Arguments::try_parse().unwrap_or_else(|error| {
+            let lenient = Arguments::command().ignore_errors(true).try_get_matches();
+            if lenient.is_ok_and(|matches| matches.subcommand_name() == Some("postgres")) {
+                postgres::explain(&error);
+            }
+            error.exit()
+        })
+    }
+
     /// Does what was asked for.
     pub fn run(self) -> Result<(), Failure> {
         let global = &self.global;
@@ -79,6 +98,8 @@ impl Arguments {
             Command::Auth(command) => wait_for(auth::run(global, command)),
             Command::Role(command) => wait_for(role::run(global, command)),
             Command::Database(command) => wait_for(database::run(global, command)),
+            Command::Endpoint(command) => wait_for(endpoint::run(global, command)),
+            Command::Postgres(command) => wait_for(postgres::run(global, command)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),
@@ -99,8 +120,10 @@ fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 mod tests {
     use clap::CommandFactory;
 
+    use super::Arguments;
+
     #[test]
     fn the_grammar_is_sound() {
-        super::Arguments::command().debug_assert();
+        Arguments::command().debug_assert();
     }
 }

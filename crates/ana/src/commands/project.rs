@@ -1,3 +1,5 @@
+mod update;
+
 use client::Project;
 use jiff::Timestamp;
 
@@ -5,10 +7,11 @@ use crate::context::Global;
 use crate::failure::{Failure, about};
 use crate::output;
 
-/// Make, list and delete projects
+/// Make, list, change and delete projects
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a project with a branch `production`
+    #[command(after_help = "Example: ana project create shop")]
     Create {
         /// Name: lowercase letters, digits and hyphens
         name: String,
@@ -17,12 +20,14 @@ pub enum Command {
         pg: Option<u32>,
     },
     /// List projects
+    #[command(after_help = "Example: ana project list --json")]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show a project
+    #[command(after_help = "Example: ana project show shop")]
     Show {
         /// Name; the current project where absent
         name: Option<String>,
@@ -30,13 +35,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    Update(update::Args),
     /// Delete a project with all its branches
+    #[command(after_help = "Example: ana project delete shop")]
     Delete {
         /// Name
         name: String,
         /// Free the data at once; it cannot come back
         #[arg(long)]
         purge: bool,
+    },
+    /// Take back the deletion of a project whose data is still there
+    #[command(after_help = "Example: ana project undelete shop")]
+    Undelete {
+        /// Name
+        name: String,
     },
 }
 
@@ -50,6 +63,14 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
                 project.project_id, project.status.pg_version
             ));
             output::talk(format!("connect: ana psql production --project {}", project.project_id));
+        }
+        Command::Update(args) => update::run(global, args).await?,
+        Command::Undelete { name } => {
+            client.undelete_project(&name).await.map_err(|error| match error.is_not_found() {
+                true => Failure::refused(format!("no deleted project \"{name}\" can come back")),
+                false => error.into(),
+            })?;
+            output::talk(format!("project {name} is back"));
         }
         Command::List { json } => {
             let all = client.projects().await?;
@@ -72,8 +93,13 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         }
         Command::Delete { name, purge } => {
             client.delete_project(&name, purge).await.map_err(|error| about(error, &name, ""))?;
-            let end = if purge { "its data is freed" } else { "its data is kept for a day" };
-            output::talk(format!("deleted project {name}; {end}"));
+            if purge {
+                output::talk(format!("deleted project {name}; its data is freed"));
+            } else {
+                output::talk(format!(
+                    "deleted project {name}; its data is kept for a day, until then: ana project undelete {name}"
+                ));
+            }
         }
     }
     Ok(())
@@ -97,6 +123,11 @@ fn show(project: &Project) {
     output::data(format!("owner           {}", status.owner));
     output::data(format!("PostgreSQL      {}", status.pg_version));
     output::data(format!("default branch  {default}"));
+    let logins = if status.enable_pg_native_login { "allowed" } else { "not allowed" };
+    output::data(format!("password login  {logins}"));
+    for tag in &status.custom_tags {
+        output::data(format!("tag             {} = {}", tag.key, tag.value));
+    }
     output::data(format!(
         "created         {} ({})",
         output::relative(&project.create_time, Timestamp::now()),

@@ -9,11 +9,13 @@ use compute::os;
 
 /// A machine for one user: a home that goes away with the test, and its daemon.
 pub struct Desk {
+    /// Where all of it lies.
     pub path: PathBuf,
     user: Option<os::User>,
 }
 
 impl Desk {
+    /// One for a user, or for the one who runs the tests.
     pub fn new(name: &str, user: Option<os::User>) -> Desk {
         let path = std::env::temp_dir().join(format!("ana-desk-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
@@ -28,6 +30,7 @@ impl Desk {
         Desk { path, user }
     }
 
+    /// Runs a command.
     pub fn ana(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(self.path.join("ana"));
         command.args(arguments).current_dir(&self.path).env_clear();
@@ -40,7 +43,7 @@ impl Desk {
         command.output().unwrap()
     }
 
-    /// What a command printed; it must succeed.
+    /// Runs a command that must succeed; gives what it printed.
     pub fn succeed(&self, arguments: &[&str]) -> String {
         let output = self.ana(arguments);
         let text =

@@ -1,5 +1,6 @@
 use control::model::{
-    Address, Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ServerRecord, Source,
+    Address, Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ProjectOptions, ServerRecord,
+    Source, Tag,
 };
 
 use super::*;
@@ -24,6 +25,7 @@ fn project_view() -> ProjectView {
                 pg_settings: Default::default(),
             },
             history_seconds: 604_800.0,
+            options: ProjectOptions::default(),
             default_branch: "br-a".into(),
             create_time: at(0),
             update_time: at(1),
@@ -31,6 +33,7 @@ fn project_view() -> ProjectView {
             purge_time: None,
         },
         default_branch_id: "production".into(),
+        last_active: None,
     }
 }
 
@@ -83,7 +86,7 @@ fn a_project() {
                     "suspend_timeout_duration": "60s",
                 },
                 "display_name": "Shop",
-                "enable_pg_native_login": true,
+                "enable_pg_native_login": false,
                 "history_retention_duration": "604800s",
                 "owner": "ana@example.org",
                 "pg_version": 17,
@@ -135,14 +138,57 @@ fn a_root_has_no_source_and_an_orphan_says_why() {
 }
 
 #[test]
-fn an_endpoint_shows_zero_values() {
-    let view = EndpointView {
+fn a_project_shows_what_was_set() {
+    let mut view = project_view();
+    view.project.compute.suspend_seconds = None;
+    view.project.compute.pg_settings = [("work_mem".to_owned(), "8MB".to_owned())].into();
+    view.project.options = ProjectOptions {
+        native_login: true,
+        custom_tags: vec![Tag { key: "team".into(), value: "web".into() }],
+        budget_policy_id: Some("b".into()),
+        compute_provisioner: Some("c".into()),
+    };
+    view.last_active = Some(at(5));
+    let body = project(&view);
+    let status = &body["status"];
+    assert_eq!(status["enable_pg_native_login"], true);
+    assert_eq!(status["custom_tags"], json!([{"key": "team", "value": "web"}]));
+    assert_eq!((&status["budget_policy_id"], &status["compute_provisioner"]), (&json!("b"), &json!("c")));
+    assert_eq!(status["compute_last_active_time"], "2027-01-15T08:00:05Z");
+    let settings = &status["default_endpoint_settings"];
+    assert_eq!(settings.get("suspend_timeout_duration"), None);
+    assert_eq!(settings["pg_settings"], json!({"work_mem": "8MB"}));
+}
+
+#[test]
+fn a_compute_is_what_runs() {
+    let mut endpoint = endpoint_view();
+    let asleep = ComputeInstanceView { id: "compute-1".into(), endpoint: endpoint.clone(), start_time: None };
+    assert_eq!(
+        compute_instance(&asleep),
+        json!({
+            "name": "projects/shop/branches/dev/endpoints/primary/compute-instances/compute-1",
+            "compute_instance_id": "compute-1",
+            "compute_host": "127.64.1.2",
+            "current_state": "IDLE",
+            "role": "READ_WRITE",
+        })
+    );
+    endpoint.state = ComputeStatus::Active;
+    let awake = ComputeInstanceView { endpoint, start_time: Some(at(7)), ..asleep };
+    assert_eq!(compute_instance(&awake)["current_state"], "ACTIVE");
+    assert_eq!(compute_instance(&awake)["start_time"], "2027-01-15T08:00:07Z");
+}
+
+fn endpoint_view() -> EndpointView {
+    EndpointView {
         endpoint: Endpoint {
             uid: "ep-1".into(),
             branch: "br-b".into(),
             id: "primary".into(),
             compute: ComputeSettings::default(),
             disabled: false,
+            readable_secondaries: false,
             address: Some(Address { host: "127.64.1.2".parse().unwrap(), port: 5432 }),
             create_time: at(2),
             update_time: at(2),
@@ -151,7 +197,12 @@ fn an_endpoint_shows_zero_values() {
         branch_id: "dev".into(),
         state: ComputeStatus::Idle,
         last_active: None,
-    };
+    }
+}
+
+#[test]
+fn an_endpoint_shows_zero_values() {
+    let view = endpoint_view();
     assert_eq!(
         endpoint(&view)["status"],
         json!({
@@ -163,6 +214,8 @@ fn an_endpoint_shows_zero_values() {
             "autoscaling_limit_min_cu": 1,
             "autoscaling_limit_max_cu": 1,
             "suspend_timeout_duration": "86400s",
+            "settings": {},
+            "group": {"enable_readable_secondaries": false, "max": 1, "min": 1},
         })
     );
     assert_eq!(endpoint(&view)["name"], "projects/shop/branches/dev/endpoints/primary");

@@ -1,25 +1,61 @@
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
-use control::app::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+use axum::{Extension, Json};
+use control::app::{BranchView, Change, Expiry, NewBranch, RemoveBranch, UpdateBranch};
 use control::model::Principal;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::PG;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
-use crate::page::{PageQuery, page};
+use crate::mask::{Mask, fixed_field};
+use crate::page::{Paged, page};
 use crate::resources;
 use crate::wire::{parse_body, parse_duration, parse_name, parse_time};
 
-pub(super) fn routes() -> Router<Local> {
+pub(super) fn routes() -> Routes {
     let branches = format!("{PG}/projects/{{project}}/branches");
-    Router::new()
-        .route(&branches, get(list).post(create))
-        .route(&format!("{branches}/{{branch}}"), get(show).patch(update).delete(delete))
-        .route(&format!("{branches}/{{branch}}/undelete"), post(undelete))
+    let branch = format!("{branches}/{{branch}}");
+    Routes::new()
+        .get(
+            call("list_branches", &branches, "Branches of a project, oldest first")
+                .paged()
+                .query("show_deleted", "boolean", "Also deleted ones whose data is still there")
+                .answers("ListBranchesResponse"),
+            list,
+        )
+        .post(
+            call("create_branch", &branches, "Make a branch")
+                .query("branch_id", "string", "Identifier: a lowercase letter, then letters, digits, hyphens")
+                .query("replace_existing", "boolean", "Change the branch where there is one already")
+                .body("Branch")
+                .answers("Operation"),
+            create,
+        )
+        .get(call("get_branch", &branch, "One branch").answers("Branch"), show)
+        .patch(
+            call("update_branch", &branch, "Change expiry or protection")
+                .masked()
+                .body("Branch")
+                .answers("Operation"),
+            update,
+        )
+        .delete(
+            call("delete_branch", &branch, "Delete a branch")
+                .query("purge", "boolean", "Free the data at once; it cannot come back")
+                .query("allow_missing", "boolean", "A branch that is not there is no error")
+                .query("cascade", "boolean", "Delete the branches made from it as well (beyond the contract)")
+                .answers("Operation"),
+            delete,
+        )
+        .post(
+            call("undelete_branch", format!("{branch}/undelete"), "Take the deletion of a branch back")
+                .body("Empty")
+                .answers("Operation"),
+            undelete,
+        )
 }
 
 #[derive(Deserialize)]
@@ -31,7 +67,7 @@ struct CreateQuery {
 }
 
 #[derive(Deserialize)]
-struct BranchBody {
+pub(crate) struct BranchBody {
     spec: Option<BranchSpec>,
     anabranch: Option<OwnBranch>,
 }
@@ -74,11 +110,7 @@ impl BranchSpec {
             || self.source_branch_time.is_some()
             || self.source_snapshot.is_some()
         {
-            return Err(ApiError::new(
-                axum::http::StatusCode::NOT_IMPLEMENTED,
-                "NOT_IMPLEMENTED",
-                "branches from a past moment or a snapshot are not supported yet",
-            ));
+            return Err(ApiError::not_implemented("branches from a past moment or a snapshot"));
         }
         Ok(())
     }
@@ -94,9 +126,7 @@ async fn create(
     let body: BranchBody = parse_body(&body)?;
     let spec = body.spec.unwrap_or_default();
     spec.refuse_the_past()?;
-    let expiry = spec.expiry()?.ok_or_else(|| {
-        ApiError::invalid("one of 'spec.ttl', 'spec.expire_time' and 'spec.no_expiry' must be set")
-    })?;
+    let expiry = spec.expiry()?;
     let prefix = format!("projects/{project}/branches/");
     let source =
         spec.source_branch.map(|name| parse_name("spec.source_branch", &prefix, &name)).transpose()?;
@@ -123,7 +153,7 @@ async fn show(
 async fn list(
     State(local): State<Local>,
     Path(project): Path<String>,
-    Query(query): Query<PageQuery>,
+    Paged(query): Paged,
 ) -> Result<Json<Value>, ApiError> {
     let all = local.control.branches(project, query.show_deleted).await?;
     let place = |view: &BranchView| (view.branch.create_time, view.branch.uid.clone());
@@ -151,34 +181,52 @@ async fn update(
     super::operations::answer(&local, operation).await
 }
 
-/// Only what the mask names is changed; what it names and the body lacks is cleared.
+/// The members of the expiry's one-of, and their common name.
+const EXPIRATION: &[&str] = &["spec.expiration", "spec.ttl", "spec.expire_time", "spec.no_expiry"];
+
+const MASK: &[&str] =
+    &["spec.is_protected", "spec.expiration", "spec.ttl", "spec.expire_time", "spec.no_expiry"];
+
+const MASK_FIXED: &[&str] =
+    &["spec.source_branch", "spec.source_branch_lsn", "spec.source_branch_time", "spec.source_snapshot"];
+
 fn masked_update(mask: &str, spec: &BranchSpec, current: &BranchView) -> Result<UpdateBranch, ApiError> {
-    let mut update = UpdateBranch::default();
-    for path in mask.split(',').map(str::trim) {
-        match path {
-            "" | "*" | "spec" => {
-                check_source_unchanged(spec, current)?;
-                update.expiry = spec.expiry()?.or(update.expiry);
-                update.is_protected = spec.is_protected.or(update.is_protected);
-            }
-            "spec.is_protected" => update.is_protected = Some(spec.is_protected.unwrap_or(false)),
-            "spec.expiration" | "spec.ttl" | "spec.expire_time" | "spec.no_expiry" => {
-                update.expiry = Some(spec.expiry()?.unwrap_or(Expiry::Never));
-            }
-            _ => return Err(ApiError::invalid(format!("Unknown field path in update_mask: {path}"))),
-        }
+    let mask = Mask::parse(mask, MASK, MASK_FIXED)?;
+    if mask.reaches("spec.source_branch") {
+        check_source_unchanged(spec, current)?;
     }
-    Ok(update)
+    let expiry = match mask.pick(EXPIRATION, spec.expiry()?) {
+        Change::Keep => None,
+        Change::Set(expiry) => Some(expiry),
+        Change::Reset => Some(Expiry::Never),
+    };
+    let is_protected = match mask.pick(&["spec.is_protected"], spec.is_protected) {
+        Change::Keep => None,
+        change => Some(change.applied(false, false)),
+    };
+    Ok(UpdateBranch { expiry, is_protected })
 }
 
+/// Clients that send everything send along where the branch left from, in the words of its status.
 fn check_source_unchanged(spec: &BranchSpec, current: &BranchView) -> Result<(), ApiError> {
-    let Some(wanted) = &spec.source_branch else { return Ok(()) };
     let source = current.branch.source.as_ref();
     let have = source.map(|source| format!("projects/{}/branches/{}", current.project_id, source.branch_id));
-    if have.as_ref() == Some(wanted) {
-        return Ok(());
+    let have_lsn = source.and_then(|source| source.lsn.clone());
+    if spec.source_branch.is_some() && spec.source_branch != have {
+        return Err(fixed_field("spec.source_branch"));
     }
-    Err(ApiError::invalid("Field 'spec.source_branch' cannot be changed."))
+    if spec.source_branch_lsn.is_some() && spec.source_branch_lsn != have_lsn {
+        return Err(fixed_field("spec.source_branch_lsn"));
+    }
+    if let Some(time) = &spec.source_branch_time
+        && source.and_then(|source| source.time) != Some(parse_time("spec.source_branch_time", time)?)
+    {
+        return Err(fixed_field("spec.source_branch_time"));
+    }
+    if spec.source_snapshot.is_some() {
+        return Err(fixed_field("spec.source_snapshot"));
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -263,7 +311,23 @@ mod tests {
         for unknown in ["s,p,e,c", "spec.source_branch", "display_name"] {
             assert_eq!(update(unknown, &full), None, "{unknown}");
         }
-        let moved = spec(serde_json::json!({"source_branch": "projects/shop/branches/other"}));
-        assert_eq!(update("spec", &moved), None);
+        assert_eq!(update("spec.ttl", &empty), Some((Some(Expiry::Never), None)));
+        for moved in [
+            serde_json::json!({"source_branch": "projects/shop/branches/other"}),
+            serde_json::json!({"source_branch_lsn": "0/1"}),
+            serde_json::json!({"source_branch_time": "2030-01-01T00:00:00Z"}),
+            serde_json::json!({"source_snapshot": "projects/shop/snapshots/s"}),
+        ] {
+            assert_eq!(update("spec", &spec(moved.clone())), None, "{moved}");
+            assert!(
+                update("spec.is_protected", &spec(moved)).is_some(),
+                "what is not masked is not looked at"
+            );
+        }
+        let source = current.branch.source.as_ref().unwrap();
+        let echoed = spec(serde_json::json!({
+            "source_branch_lsn": source.lsn, "source_branch_time": source.time.unwrap().to_string(),
+        }));
+        assert_eq!(update("spec", &echoed), Some((None, None)));
     }
 }

@@ -4,6 +4,7 @@ mod branches;
 mod credentials;
 mod databases;
 mod endpoints;
+mod later;
 mod me;
 mod oidc;
 mod operations;
@@ -12,21 +13,38 @@ mod permissions;
 mod principals;
 mod projects;
 mod roles;
+mod specs;
+mod table;
 
 use axum::Router;
 
 use crate::local::Local;
 
-/// Every route, to be given its state.
-pub(crate) fn all() -> Router<Local> {
-    Router::new()
+#[cfg(test)]
+pub(crate) use branches::BranchBody;
+#[cfg(test)]
+pub(crate) use endpoints::EndpointBody;
+#[cfg(test)]
+pub(crate) use projects::ProjectBody;
+pub(crate) use table::{Call, Routes};
+
+/// Every route with its description.
+pub(crate) fn described() -> Routes {
+    Routes::new()
         .merge(projects::routes())
         .merge(branches::routes())
         .merge(endpoints::routes())
-        .merge(roles::routes())
-        .merge(databases::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .undocumented(later::routes())
+}
+
+/// Every route, to be given its state.
+pub(crate) fn all() -> Router<Local> {
+    described()
+        .into_router()
+        .merge(roles::routes())
+        .merge(databases::routes())
         .merge(credentials::routes())
         .merge(me::routes())
         .merge(oidc::routes())

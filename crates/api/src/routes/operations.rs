@@ -1,24 +1,39 @@
 use axum::extract::{Path, State};
-use axum::routing::get;
 use axum::{Json, Router};
 use control::model::Operation;
 use serde_json::Value;
 
 use super::PG;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources;
 
-pub(super) fn routes() -> Router<Local> {
-    let project = format!("{PG}/projects/{{project}}");
-    let branch = format!("{project}/branches/{{branch}}");
-    let endpoint = format!("{branch}/endpoints/{{endpoint}}");
-    Router::new()
-        .route(&format!("{project}/operations/{{operation}}"), get(of_project))
-        .route(&format!("{branch}/operations/{{operation}}"), get(of_branch))
-        .route(&format!("{endpoint}/operations/{{operation}}"), get(of_endpoint))
-        .route(&format!("{branch}/roles/{{role}}/operations/{{operation}}"), get(of_role))
-        .route(&format!("{branch}/databases/{{database}}/operations/{{operation}}"), get(of_database))
+/// What has operations, by its path below the contract's base.
+const HOLDERS: &[(&str, &str)] = &[
+    ("get_project_operation", "projects/{project}"),
+    ("get_branch_operation", "projects/{project}/branches/{branch}"),
+    ("get_endpoint_operation", "projects/{project}/branches/{branch}/endpoints/{endpoint}"),
+    ("get_role_operation", "projects/{project}/branches/{branch}/roles/{role}"),
+    ("get_database_operation", "projects/{project}/branches/{branch}/databases/{database}"),
+];
+
+/// Where clients may look for operations that are not there.
+const EMPTY_HOLDERS: &[&str] = &[
+    "operations/{operation}",
+    "projects/{project}/snapshots/{snapshot}/operations/{operation}",
+    "catalogs/{catalog}/operations/{operation}",
+    "synced_tables/{synced_table}/operations/{operation}",
+];
+
+pub(super) fn routes() -> Routes {
+    let empty = EMPTY_HOLDERS
+        .iter()
+        .fold(Router::new(), |router, path| router.route(&format!("{PG}/{path}"), axum::routing::get(show)));
+    HOLDERS.iter().fold(Routes::new().undocumented(empty), |routes, (id, holder)| {
+        let path = format!("{PG}/{holder}/operations/{{operation}}");
+        routes.get(call(id, path, "How a change stands").answers("Operation"), show)
+    })
 }
 
 /// The answer to a call that began `operation`.
@@ -26,41 +41,36 @@ pub(super) async fn answer(local: &Local, operation: Operation) -> Result<Json<V
     Ok(Json(resources::operation(&local.control.view_operation(operation).await?)))
 }
 
-async fn find(local: &Local, resource: String, operation: String) -> Result<Json<Value>, ApiError> {
+async fn show(
+    State(local): State<Local>,
+    Path(segments): Path<Vec<(String, String)>>,
+) -> Result<Json<Value>, ApiError> {
+    let (resource, operation) = split(&segments);
     Ok(Json(resources::operation(&local.control.operation(resource, operation).await?)))
 }
 
-async fn of_project(
-    State(local): State<Local>,
-    Path((project, operation)): Path<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    find(&local, format!("projects/{project}"), operation).await
+/// Resource name and operation that the parameters of a path stand for.
+fn split(segments: &[(String, String)]) -> (String, String) {
+    let Some(((_, operation), holders)) = segments.split_last() else { return Default::default() };
+    let plural = |noun: &str| match noun {
+        "branch" => "branches".to_owned(),
+        other => format!("{other}s"),
+    };
+    let names: Vec<String> = holders.iter().map(|(noun, id)| format!("{}/{id}", plural(noun))).collect();
+    (names.join("/"), operation.clone())
 }
 
-async fn of_branch(
-    State(local): State<Local>,
-    Path((project, branch, operation)): Path<(String, String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    find(&local, format!("projects/{project}/branches/{branch}"), operation).await
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn of_endpoint(
-    State(local): State<Local>,
-    Path((project, branch, endpoint, operation)): Path<(String, String, String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    find(&local, format!("projects/{project}/branches/{branch}/endpoints/{endpoint}"), operation).await
-}
-
-async fn of_role(
-    State(local): State<Local>,
-    Path((project, branch, role, operation)): Path<(String, String, String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    find(&local, format!("projects/{project}/branches/{branch}/roles/{role}"), operation).await
-}
-
-async fn of_database(
-    State(local): State<Local>,
-    Path((project, branch, database, operation)): Path<(String, String, String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    find(&local, format!("projects/{project}/branches/{branch}/databases/{database}"), operation).await
+    #[test]
+    fn names_are_put_together_again() {
+        let pair = |noun: &str, id: &str| (noun.to_owned(), id.to_owned());
+        let (resource, operation) =
+            split(&[pair("project", "p"), pair("branch", "b"), pair("role", "r@x"), pair("operation", "o")]);
+        assert_eq!((resource.as_str(), operation.as_str()), ("projects/p/branches/b/roles/r@x", "o"));
+        assert_eq!(split(&[pair("synced_table", "a.b.c"), pair("operation", "o")]).0, "synced_tables/a.b.c");
+        assert_eq!(split(&[pair("operation", "o")]), (String::new(), "o".to_owned()));
+    }
 }

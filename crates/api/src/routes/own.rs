@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Extension, Json, Router};
 use control::app::{ComputeLine, ConnectionInfo};
 use control::model::{AuditEntry, Principal};
@@ -17,22 +17,51 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::OWN;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources::{object, time};
 use crate::wire::parse_body;
 
-pub(super) fn routes() -> Router<Local> {
+pub(super) fn routes() -> Routes {
     let branch = format!("{OWN}/projects/{{project}}/branches/{{branch}}");
-    Router::new()
-        .route("/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
-        .route(&format!("{OWN}/status"), get(status))
-        .route(&format!("{OWN}/shutdown"), post(shutdown))
-        .route(&format!("{OWN}/audit"), get(audit))
-        .route(&format!("{branch}/usage"), get(usage))
-        .route(&format!("{branch}/connection"), get(connection))
-        .route(&format!("{branch}/wake"), post(wake))
-        .route(&format!("{branch}/export"), post(export))
+    let health = async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+    let document = async || Json(crate::openapi::document());
+    Routes::new()
+        .undocumented(Router::new().route("/health", get(health)))
+        .get(call("openapi", format!("{OWN}/openapi.json"), "This document").answers("Document"), document)
+        .get(call("status", format!("{OWN}/status"), "What runs").answers("Status"), status)
+        .post(
+            call("shutdown", format!("{OWN}/shutdown"), "End the daemon, after the answer")
+                .body("ShutdownRequest")
+                .answers("Empty"),
+            shutdown,
+        )
+        .get(
+            call("audit", format!("{OWN}/audit"), "The last lines of the audit log, newest first")
+                .query("limit", "integer", "How many; 100 by default")
+                .answers("AuditLog"),
+            audit,
+        )
+        .get(call("usage", format!("{branch}/usage"), "Space of a branch").answers("Usage"), usage)
+        .get(
+            call("connection", format!("{branch}/connection"), "How to connect to a branch")
+                .query("password", "boolean", "With the password of the role")
+                .answers("Connection"),
+            connection,
+        )
+        .post(
+            call("wake", format!("{branch}/wake"), "Start a branch's compute and wait until it answers")
+                .answers("Wake"),
+            wake,
+        )
+        .post(
+            call("export", format!("{branch}/export"), "Write a branch as a plain data directory")
+                .body("ExportRequest")
+                .answers("ExportLine")
+                .media("application/x-ndjson"),
+            export,
+        )
 }
 
 async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {

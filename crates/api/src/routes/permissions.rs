@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, put};
 use axum::{Extension, Json, Router};
-use control::app::{Caller, Change, Holder, Permission};
+use control::app::{Caller, Holder, Permission, PermissionChange as Change};
 use control::identity::{IdentityKind, Level};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -5,11 +5,13 @@
 
 mod access;
 mod catalog;
+mod contract;
 mod databases;
 mod lakebase;
 mod life;
 mod login;
 mod logins;
 mod roles;
+mod schema;
 mod web;
 mod world;

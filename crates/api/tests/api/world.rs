@@ -191,7 +191,13 @@ impl World {
             body.len()
         );
         let socket = self.dir.join("api.sock");
-        tokio::task::spawn_blocking(move || exchange(&socket, &request)).await.unwrap()
+        let answer = tokio::task::spawn_blocking(move || exchange(&socket, &request)).await.unwrap();
+        if answer.status == 200
+            && let Some(why) = crate::schema::misfit(method, &path, &answer.body)
+        {
+            panic!("{method} {path} is not as documented: {why}");
+        }
+        answer
     }
 
     /// Makes a branch of `shop` and expects that to succeed; gives the branch.

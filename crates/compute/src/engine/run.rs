@@ -246,6 +246,16 @@ impl Engine {
         Ok(if pids.is_empty() { ComputeState::Stopped } else { ComputeState::Orphans { pids } })
     }
 
+    /// When the server that runs now was started, seconds since 1970; none while none runs.
+    ///
+    /// # Errors
+    /// When its `postmaster.pid` cannot be read.
+    pub fn started(&self, key: &BranchKey) -> Result<Option<i64>, Error> {
+        let file = process::PostmasterFile::read(&self.data_directory(key))
+            .context(|| format!("could not read postmaster.pid of branch {key}"))?;
+        Ok(file.and_then(|file| file.started))
+    }
+
     /// After a restart of the machine: arenas of the branch's layers are made again from what is
     /// durable.
     pub(super) fn rebuild_layers(&self, key: &BranchKey) -> Result<(), Error> {

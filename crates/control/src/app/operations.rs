@@ -8,7 +8,7 @@ use super::branches::BranchView;
 use super::catalog::split_target;
 use super::databases::{DatabaseView, database_view};
 use super::endpoints::EndpointView;
-use super::projects::{ProjectView, project_view};
+use super::projects::ProjectView;
 use super::roles::RoleView;
 use super::{Control, not_found};
 use crate::db::{branches, catalog, endpoints, operations, projects};
@@ -80,7 +80,7 @@ impl Control {
         match operation.kind {
             Kind::Project => self.db.read(|c| {
                 let project = projects::by_uid(c, uid)?;
-                Ok(project.map(|project| project_view(c, project)).transpose()?.map(Target::Project))
+                Ok(project.map(|project| self.project_view(c, project)).transpose()?.map(Target::Project))
             }),
             Kind::Branch => {
                 let found = self.db.read(|c| {

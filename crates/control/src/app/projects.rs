@@ -1,22 +1,27 @@
 //! Projects: made with a root branch, an endpoint, a role and a database; deleted with all they hold.
 
+mod settings;
+mod undelete;
+mod update;
+
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::catalog::identity_of;
-use super::endpoints::{UpdateCompute, check_compute};
+use super::endpoints::UpdateCompute;
 use super::{Claim, Control, check_role_name, key_of, not_found};
 use crate::db::{branches, endpoints, operations, projects};
 use crate::error::{Error, Refusal};
 use crate::keys::{OwnerKind, Secrets};
 use crate::model::{
     Branch, ComputeSettings, Endpoint, IdentityType, Kind, Operation, Outcome, PRIMARY, PRODUCTION,
-    Principal, Project, ServerRecord, State, Verb,
+    Principal, Project, ProjectOptions, ServerRecord, State, Verb,
 };
 use crate::names::check_id;
 
-const DEFAULT_HISTORY_SECONDS: f64 = 604_800.0;
+pub use update::UpdateProject;
 
 /// What a caller wants of a new project.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +36,14 @@ pub struct NewProject {
     pub history_seconds: Option<f64>,
     /// What endpoints begin with.
     pub compute: UpdateCompute,
+    /// Logins, labels and what else is set.
+    pub options: ProjectOptions,
     /// Whether the root branch is protected.
     pub protect_root: bool,
+    /// Where the first endpoint differs from those that come later.
+    pub first_endpoint: UpdateCompute,
+    /// Whether secondaries of the first endpoint serve reads.
+    pub readable_secondaries: bool,
 }
 
 /// A project with what its row does not say.
@@ -42,6 +53,8 @@ pub struct ProjectView {
     pub project: Project,
     /// Identifier of the default branch.
     pub default_branch_id: String,
+    /// When somebody last connected to one of its branches, since the daemon started.
+    pub last_active: Option<Timestamp>,
 }
 
 /// Everything that a new project begins with.
@@ -127,21 +140,18 @@ impl Control {
 
     fn plan_project(self: &Arc<Self>, principal: &Principal, request: NewProject) -> Result<Plan, Error> {
         check_id("project_id", &request.id)?;
-        let compute = check_compute(ComputeSettings::default(), request.compute)?;
+        let compute = request.compute.clone().begin(&ComputeSettings::default())?;
+        let first_compute = request.first_endpoint.begin(&compute)?;
         let display_name = request.display_name.unwrap_or_else(|| request.id.clone());
-        if display_name.is_empty() || display_name.chars().count() > 256 {
-            return Err(Error::invalid("Field 'display_name' must have 1 to 256 characters."));
-        }
+        settings::check_display_name(&display_name)?;
         if request.pg_version.is_some_and(|version| version != self.server.major) {
             return Err(Error::invalid(format!("Field 'pg_version' must be {}.", self.server.major))
                 .with_hint(format!("the server on this host is PostgreSQL {}", self.server.major)));
         }
-        let history_seconds = request.history_seconds.unwrap_or(DEFAULT_HISTORY_SECONDS);
-        if !(172_800.0..=3_024_000.0).contains(&history_seconds) {
-            return Err(Error::invalid(
-                "Field 'history_retention_duration' must be between 172800s and 3024000s.",
-            ));
-        }
+        let history_seconds = request.history_seconds.unwrap_or(settings::USUAL_HISTORY);
+        settings::check_history(history_seconds)?;
+        settings::check_tags(&request.options.custom_tags)?;
+        self.check_pg_settings(&request.compute.pg_settings)?;
         // Whoever makes a project gets a role in it.
         let creator = identity_of(principal);
         check_role_name(&creator.name)?;
@@ -179,13 +189,18 @@ impl Control {
             },
             compute,
             history_seconds,
+            options: request.options,
             default_branch: branch.uid.clone(),
             create_time: now,
             update_time: now,
             delete_time: None,
             purge_time: None,
         };
-        let endpoint = self.new_primary(&project, &branch)?;
+        let endpoint = Endpoint {
+            compute: first_compute,
+            readable_secondaries: request.readable_secondaries,
+            ..self.new_primary(&project, &branch)?
+        };
         let resource = format!("projects/{}", project.id);
         let operation =
             self.new_operation(principal, Verb::Create, Kind::Project, &resource, &project.uid)?;
@@ -217,6 +232,7 @@ impl Control {
             id: PRIMARY.to_owned(),
             compute: project.compute.clone(),
             disabled: false,
+            readable_secondaries: false,
             address: None,
             create_time: branch.create_time,
             update_time: branch.create_time,
@@ -244,7 +260,8 @@ impl Control {
     /// # Errors
     /// There is none with this identifier.
     pub async fn project(self: &Arc<Self>, id: String) -> Result<ProjectView, Error> {
-        self.blocking(move |control| control.db.read(|c| view(c, live_project(c, &id)?))).await
+        self.blocking(move |control| control.db.read(|c| control.project_view(c, live_project(c, &id)?)))
+            .await
     }
 
     /// All projects, oldest first; deleted ones that still hold data where asked for.
@@ -257,11 +274,25 @@ impl Control {
                 let rows = projects::list(c, with_deleted)?;
                 rows.into_iter()
                     .filter(|project| project.state != State::Creating)
-                    .map(|project| view(c, project))
+                    .map(|project| control.project_view(c, project))
                     .collect()
             })
         })
         .await
+    }
+
+    pub(crate) fn project_view(
+        &self,
+        connection: &Connection,
+        project: Project,
+    ) -> Result<ProjectView, Error> {
+        let rows = branches::list(connection, &project.uid, true)?;
+        let default = rows.iter().find(|branch| branch.uid == project.default_branch);
+        Ok(ProjectView {
+            default_branch_id: default.map_or_else(String::new, |branch| branch.id.clone()),
+            last_active: rows.iter().filter_map(|branch| self.computes.last_active(&branch.uid)).max(),
+            project,
+        })
     }
 
     /// Deletes a project and all its branches. Their data is kept for the grace time, or freed at
@@ -351,16 +382,6 @@ pub(crate) fn live_project(connection: &Connection, id: &str) -> Result<Project,
     projects::by_id(connection, id)?
         .filter(|project| project.state == State::Ready)
         .ok_or_else(|| not_found("project"))
-}
-
-fn view(connection: &Connection, project: Project) -> Result<ProjectView, Error> {
-    let default_branch_id =
-        branches::by_uid(connection, &project.default_branch)?.map_or_else(String::new, |branch| branch.id);
-    Ok(ProjectView { project, default_branch_id })
-}
-
-pub(crate) fn project_view(connection: &Connection, project: Project) -> Result<ProjectView, Error> {
-    view(connection, project)
 }
 
 /// How an error ends an operation.

@@ -6,7 +6,8 @@ use super::{bad_value, from_json, from_micros, to_json, to_micros};
 use crate::error::Error;
 use crate::model::{Address, Endpoint};
 
-const COLUMNS: &str = "uid, branch, id, compute, disabled, host, port, create_time, update_time";
+const COLUMNS: &str = "uid, branch, id, compute, disabled, host, port, create_time, update_time, \
+                       readable_secondaries";
 
 /// Adds an endpoint.
 ///
@@ -16,8 +17,9 @@ pub fn insert(connection: &Connection, endpoint: &Endpoint) -> Result<(), Error>
     save(
         connection,
         endpoint,
-        "INSERT INTO endpoints (uid, branch, id, compute, disabled, host, port, create_time, update_time) \
-         VALUES (:uid, :branch, :id, :compute, :disabled, :host, :port, :create_time, :update_time)",
+        "INSERT INTO endpoints (uid, branch, id, compute, disabled, host, port, create_time, update_time, \
+         readable_secondaries) VALUES (:uid, :branch, :id, :compute, :disabled, :host, :port, :create_time, \
+         :update_time, :readable_secondaries)",
     )
 }
 
@@ -30,7 +32,8 @@ pub fn update(connection: &Connection, endpoint: &Endpoint) -> Result<(), Error>
         connection,
         endpoint,
         "UPDATE endpoints SET branch = :branch, id = :id, compute = :compute, disabled = :disabled, \
-         host = :host, port = :port, create_time = :create_time, update_time = :update_time WHERE uid = :uid",
+         host = :host, port = :port, create_time = :create_time, update_time = :update_time, \
+         readable_secondaries = :readable_secondaries WHERE uid = :uid",
     )
 }
 
@@ -45,6 +48,7 @@ fn save(connection: &Connection, endpoint: &Endpoint, sql: &str) -> Result<(), E
         ":port": endpoint.address.map(|address| address.port),
         ":create_time": to_micros(endpoint.create_time),
         ":update_time": to_micros(endpoint.update_time),
+        ":readable_secondaries": endpoint.readable_secondaries,
     })?;
     Ok(())
 }
@@ -106,5 +110,6 @@ fn read(row: &Row) -> rusqlite::Result<Endpoint> {
         address,
         create_time: from_micros(row.get(7)?)?,
         update_time: from_micros(row.get(8)?)?,
+        readable_secondaries: row.get(9)?,
     })
 }

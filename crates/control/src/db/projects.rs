@@ -4,10 +4,11 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{bad_value, from_json, from_micros, from_optional_micros, to_json, to_micros};
 use crate::error::Error;
-use crate::model::{Project, State};
+use crate::model::{Project, ProjectOptions, State};
 
 const COLUMNS: &str = "uid, id, display_name, owner, state, server, compute, history_seconds, default_branch, \
-                       create_time, update_time, delete_time, purge_time";
+                       create_time, update_time, delete_time, purge_time, native_login, custom_tags, \
+                       budget_policy_id, compute_provisioner";
 
 /// Adds a project.
 ///
@@ -18,9 +19,10 @@ pub fn insert(connection: &Connection, project: &Project) -> Result<(), Error> {
         connection,
         project,
         "INSERT INTO projects (uid, id, display_name, owner, state, server, compute, history_seconds, \
-         default_branch, create_time, update_time, delete_time, purge_time) VALUES (:uid, :id, :display_name, \
-         :owner, :state, :server, :compute, :history_seconds, :default_branch, :create_time, :update_time, \
-         :delete_time, :purge_time)",
+         default_branch, create_time, update_time, delete_time, purge_time, native_login, custom_tags, \
+         budget_policy_id, compute_provisioner) VALUES (:uid, :id, :display_name, :owner, :state, :server, \
+         :compute, :history_seconds, :default_branch, :create_time, :update_time, :delete_time, :purge_time, \
+         :native_login, :custom_tags, :budget_policy_id, :compute_provisioner)",
     )
 }
 
@@ -35,7 +37,9 @@ pub fn update(connection: &Connection, project: &Project) -> Result<(), Error> {
         "UPDATE projects SET id = :id, display_name = :display_name, owner = :owner, state = :state, \
          server = :server, compute = :compute, history_seconds = :history_seconds, \
          default_branch = :default_branch, create_time = :create_time, update_time = :update_time, \
-         delete_time = :delete_time, purge_time = :purge_time WHERE uid = :uid",
+         delete_time = :delete_time, purge_time = :purge_time, native_login = :native_login, \
+         custom_tags = :custom_tags, budget_policy_id = :budget_policy_id, \
+         compute_provisioner = :compute_provisioner WHERE uid = :uid",
     )
 }
 
@@ -54,6 +58,10 @@ fn save(connection: &Connection, project: &Project, sql: &str) -> Result<(), Err
         ":update_time": to_micros(project.update_time),
         ":delete_time": project.delete_time.map(to_micros),
         ":purge_time": project.purge_time.map(to_micros),
+        ":native_login": project.options.native_login,
+        ":custom_tags": to_json(&project.options.custom_tags)?,
+        ":budget_policy_id": project.options.budget_policy_id,
+        ":compute_provisioner": project.options.compute_provisioner,
     })?;
     Ok(())
 }
@@ -114,5 +122,11 @@ fn read(row: &Row) -> rusqlite::Result<Project> {
         update_time: from_micros(row.get(10)?)?,
         delete_time: from_optional_micros(row.get(11)?)?,
         purge_time: from_optional_micros(row.get(12)?)?,
+        options: ProjectOptions {
+            native_login: row.get(13)?,
+            custom_tags: from_json(&row.get::<_, String>(14)?)?,
+            budget_policy_id: row.get(15)?,
+            compute_provisioner: row.get(16)?,
+        },
     })
 }

@@ -39,6 +39,12 @@ fn project() -> Project {
         server: ServerRecord { bin_dir: "/usr/lib/postgresql/17/bin".into(), major: 17, minor: 10 },
         compute: ComputeSettings::default(),
         history_seconds: 604_800.0,
+        options: ProjectOptions {
+            native_login: true,
+            custom_tags: vec![Tag { key: "team".into(), value: "web".into() }],
+            budget_policy_id: Some("b1".into()),
+            compute_provisioner: None,
+        },
         default_branch: "br-a".into(),
         create_time: at(0),
         update_time: at(1),
@@ -79,6 +85,7 @@ fn endpoint(uid: &str, branch: &str) -> Endpoint {
         id: PRIMARY.into(),
         compute: ComputeSettings::default(),
         disabled: false,
+        readable_secondaries: true,
         address: Some(Address { host: "127.64.0.7".parse().unwrap(), port: 5432 }),
         create_time: at(4),
         update_time: at(5),
@@ -116,6 +123,32 @@ fn rows_come_back_as_they_went_in_also_after_reopening() {
         assert_eq!(endpoints::by_id(c, "br-b", PRIMARY)?.unwrap(), endpoint);
         assert_eq!(operations::get(c, &operation.resource, "o1")?.unwrap(), operation);
         assert_eq!(operations::get(c, "projects/shop", "o1")?, None);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_home_of_the_first_format_is_brought_up_to_date() {
+    let fixture = Fixture::new("first-format");
+    let raw = Connection::open(fixture.path()).unwrap();
+    raw.execute_batch(MIGRATIONS[0]).unwrap();
+    raw.execute_batch(
+        "INSERT INTO projects VALUES ('p1', 'shop', 'Shop', 'o', 'ready', \
+         '{\"bin_dir\":\"/b\",\"major\":17,\"minor\":1}', '{\"min_cu\":1,\"max_cu\":1,\"suspend_seconds\":60}', \
+         604800, 'br-a', 1, 1, NULL, NULL); \
+         INSERT INTO branches VALUES ('br-a', 'p1', 'production', NULL, NULL, NULL, NULL, NULL, NULL, 'ready', \
+         1, 1, 0, NULL, 1, 1, NULL, NULL); \
+         INSERT INTO endpoints VALUES ('ep-1', 'br-a', 'primary', \
+         '{\"min_cu\":1,\"max_cu\":1,\"suspend_seconds\":60}', 0, NULL, NULL, 1, 1); \
+         PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(raw);
+    let db = Db::open(&fixture.path()).unwrap();
+    db.read(|c| {
+        assert_eq!(projects::by_id(c, "shop")?.unwrap().options, ProjectOptions::default());
+        assert!(!endpoints::by_uid(c, "ep-1")?.unwrap().readable_secondaries);
         Ok(())
     })
     .unwrap();

@@ -14,6 +14,7 @@ const USUAL_TTL: u64 = 7 * 86_400;
 
 /// Make a branch
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: ana branch create feature/Loyalty_Tier --ttl 7d")]
 pub struct Args {
     /// Name; `feature/Loyalty_Tier` becomes `feature-loyalty-tier`
     name: String,
@@ -100,6 +101,6 @@ fn expiry_line(branch: &Branch) -> String {
     }
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no time; write for example 2030-01-31T12:00:00Z"))
 }

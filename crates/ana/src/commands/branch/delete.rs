@@ -7,6 +7,7 @@ use crate::output;
 
 /// Delete a branch
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: ana branch delete dev")]
 pub struct Args {
     /// Name
     name: String,

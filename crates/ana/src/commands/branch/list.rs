@@ -7,6 +7,7 @@ use crate::output;
 
 /// List branches
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: ana branch list --tree")]
 pub struct Args {
     /// Draw who left from whom
     #[arg(long)]

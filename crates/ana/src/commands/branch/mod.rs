@@ -1,5 +1,6 @@
 //! `ana branch …`, one file a subcommand.
 
+mod change;
 mod create;
 mod delete;
 mod list;
@@ -11,7 +12,7 @@ use control::names::normalise;
 use crate::context::Global;
 use crate::failure::Failure;
 
-/// Make, list and delete branches
+/// Make, list, change and delete branches
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Create(create::Args),
@@ -19,6 +20,10 @@ pub enum Command {
     Show(show::Args),
     Delete(delete::Args),
     Undelete(undelete::Args),
+    SetDefault(change::SetDefault),
+    Protect(change::Protect),
+    Unprotect(change::Unprotect),
+    Expire(change::Expire),
 }
 
 pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -28,6 +33,10 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Show(args) => show::run(global, args).await,
         Command::Delete(args) => delete::run(global, args).await,
         Command::Undelete(args) => undelete::run(global, args).await,
+        Command::SetDefault(args) => change::set_default(global, args).await,
+        Command::Protect(args) => change::protect(global, args).await,
+        Command::Unprotect(args) => change::unprotect(global, args).await,
+        Command::Expire(args) => change::expire(global, args).await,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::output;
 
 /// Show a branch
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: ana branch show dev")]
 pub struct Args {
     /// Name
     name: String,

@@ -5,6 +5,7 @@ use crate::output;
 
 /// Take back the deletion of a branch whose data is still there
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: ana branch undelete dev")]
 pub struct Args {
     /// Name
     name: String,

@@ -36,9 +36,14 @@ impl Control {
         principal: Principal,
         request: NewBranch,
     ) -> Result<Operation, Error> {
-        if request.replace_existing && self.has_branch(&request).await? {
-            let update =
-                UpdateBranch { expiry: Some(request.expiry), is_protected: Some(request.is_protected) };
+        if request.replace_existing
+            && let Some(branch) = self.replaceable(&request).await?
+        {
+            let source = branch.source.as_ref().map(|source| source.branch_id.as_str());
+            if request.source.is_some() && request.source.as_deref() != source {
+                return Err(Error::invalid("Field 'spec.source_branch' cannot be changed."));
+            }
+            let update = UpdateBranch { expiry: request.expiry, is_protected: Some(request.is_protected) };
             return self.update_branch(principal, request.project, request.id, update).await;
         }
         let plan = self
@@ -56,12 +61,12 @@ impl Control {
         self.operation_row(resource, operation).await
     }
 
-    async fn has_branch(self: &Arc<Self>, request: &NewBranch) -> Result<bool, Error> {
+    async fn replaceable(self: &Arc<Self>, request: &NewBranch) -> Result<Option<Branch>, Error> {
         let (project, id) = (request.project.clone(), request.id.clone());
         self.blocking(move |control| {
             control.db.read(|c| {
                 let project = live_project(c, &project)?;
-                Ok(branches::by_id(c, &project.uid, &id)?.is_some_and(|branch| branch.state == State::Ready))
+                Ok(branches::by_id(c, &project.uid, &id)?.filter(|branch| branch.state == State::Ready))
             })
         })
         .await
@@ -70,7 +75,10 @@ impl Control {
     fn plan_branch(self: &Arc<Self>, principal: &Principal, request: NewBranch) -> Result<Plan, Error> {
         check_id("branch_id", &request.id)?;
         let now = self.clock.now();
-        let expire_time = request.expiry.resolve(now)?;
+        let expiry = request.expiry.ok_or_else(|| {
+            Error::invalid("one of 'spec.ttl', 'spec.expire_time' and 'spec.no_expiry' must be set")
+        })?;
+        let expire_time = expiry.resolve(now)?;
         if request.is_protected && expire_time.is_some() {
             return Err(Error::invalid("a protected branch cannot have an expiration time"));
         }

@@ -168,16 +168,25 @@ impl Control {
         let resource = branch_name(project_id, id);
         self.db.write(|tx| {
             let project = live_project(tx, project_id)?;
-            if branches::by_id(tx, &project.uid, id)?.is_some() {
-                return Err(Error::refused(Refusal::AlreadyExists, "branch with such id already exists"));
-            }
+            let live = branches::by_id(tx, &project.uid, id)?;
             let now = self.clock.now();
-            let rows = branches::list(tx, &project.uid, true)?;
-            let mut branch = rows
+            let tombstone = branches::list(tx, &project.uid, true)?
                 .into_iter()
                 .rev()
-                .find(|branch| branch.id == id && branch.purge_time.is_some_and(|due| due > now))
-                .ok_or_else(|| not_found("branch"))?;
+                .find(|branch| branch.id == id && branch.purge_time.is_some_and(|due| due > now));
+            let mut branch = match (live, tombstone) {
+                (Some(_), Some(_)) => {
+                    return Err(Error::refused(Refusal::AlreadyExists, "branch with such id already exists"));
+                }
+                (Some(_), None) => {
+                    return Err(Error::refused(
+                        Refusal::BadRequest,
+                        format!("branch '{resource}' is not deleted"),
+                    ));
+                }
+                (None, Some(branch)) => branch,
+                (None, None) => return Err(not_found("branch")),
+            };
             branch.state = State::Ready;
             branch.state_change_time = now;
             branch.update_time = now;

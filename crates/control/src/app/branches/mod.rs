@@ -25,8 +25,9 @@ pub struct NewBranch {
     pub given_name: Option<String>,
     /// Identifier of the parent; the default branch where absent.
     pub source: Option<String>,
-    /// When it vanishes.
-    pub expiry: Expiry,
+    /// When it vanishes. Must be said of a new branch; where one is replaced, its expiry stays if
+    /// nothing is said.
+    pub expiry: Option<Expiry>,
     /// Whether delete and reset are refused.
     pub is_protected: bool,
     /// Whether a branch that exists already is changed instead.
