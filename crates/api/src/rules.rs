@@ -139,6 +139,7 @@ const TABLE: &[(&str, &str, Rule)] = &[
     // Can hand out the owner's password.
     ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Own)),
     ("POST", own!("/projects/{project}/branches/{branch}/wake"), OnProject(Connect)),
+    ("POST", own!("/projects/{project}/branches/{branch}/roles/{role}/reset-password"), OnProject(Manage)),
     // Writes to any directory of the host.
     ("POST", own!("/projects/{project}/branches/{branch}/export"), Of(Administer)),
 ];
