@@ -7,5 +7,6 @@ mod access;
 mod lakebase;
 mod life;
 mod login;
+mod tls;
 mod web;
 mod world;
