@@ -11,5 +11,6 @@ mod life;
 mod login;
 mod logins;
 mod roles;
+mod tls;
 mod web;
 mod world;
