@@ -17,7 +17,7 @@ pub(crate) enum Rule {
     OnOperation,
 }
 
-use Action::{Administer, ChangeSelf, Connect, CreateProject, Know, Manage, Own, Use, View};
+use Action::{Administer, ChangeSelf, Connect, CreateProject, Know, Manage, Observe, Own, Use, View};
 use Rule::{Of, OnOperation, OnProject, Open};
 
 macro_rules! pg {
@@ -44,6 +44,7 @@ const PERMISSIONS: &str = "/api/2.0/permissions/database-projects/{project}";
 const TABLE: &[(&str, &str, Rule)] = &[
     ("GET", "/health", Open),
     ("GET", "/version", Open),
+    ("GET", "/metrics", Of(Observe)),
     ("GET", "/.well-known/databricks-config", Open),
     ("GET", "/oidc/.well-known/oauth-authorization-server", Open),
     ("GET", "/oidc/.well-known/openid-configuration", Open),
@@ -90,6 +91,10 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("PATCH", branch!("/databases/{database}"), OnProject(Manage)),
     ("DELETE", branch!("/databases/{database}"), OnProject(Manage)),
     ("GET", branch!("/databases/{database}/operations/{operation}"), OnOperation),
+    ("GET", pg!("/operations/{operation}"), Of(Know)),
+    ("GET", pg!("/catalogs/{catalog}/operations/{operation}"), Of(Know)),
+    ("GET", pg!("/synced_tables/{synced_table}/operations/{operation}"), Of(Know)),
+    ("GET", pg!("/projects/{project}/snapshots/{snapshot}/operations/{operation}"), OnOperation),
     // Groups of the contract that say themselves that they are not there yet.
     ("*", pg!("/catalogs"), Of(Know)),
     ("*", pg!("/catalogs/{catalog}"), Of(Know)),
@@ -121,25 +126,36 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("GET", own!("/tokens"), Of(Know)),
     ("POST", own!("/tokens"), Of(ChangeSelf)),
     ("DELETE", own!("/tokens/{token}"), Of(ChangeSelf)),
-    ("GET", own!("/principals"), Of(Administer)),
+    ("GET", own!("/principals"), Of(Observe)),
     ("POST", own!("/principals"), Of(Administer)),
     ("DELETE", own!("/principals/{principal}"), Of(Administer)),
     ("PUT", own!("/groups/{group}/members/{principal}"), Of(Administer)),
     ("DELETE", own!("/groups/{group}/members/{principal}"), Of(Administer)),
-    ("GET", own!("/federations"), Of(Administer)),
+    ("GET", own!("/federations"), Of(Observe)),
     ("POST", own!("/federations"), Of(Administer)),
     ("DELETE", own!("/federations/{federation}"), Of(Administer)),
     ("POST", own!("/signing-keys/rotate"), Of(Administer)),
     ("PUT", own!("/projects/{project}/permissions/{principal}"), OnProject(Manage)),
     ("DELETE", own!("/projects/{project}/permissions/{principal}"), OnProject(Manage)),
-    ("GET", own!("/status"), Of(Administer)),
+    ("GET", own!("/status"), Of(Observe)),
     ("POST", own!("/shutdown"), Of(Administer)),
-    ("GET", own!("/audit"), Of(Administer)),
+    ("GET", own!("/audit"), Of(Observe)),
     ("GET", own!("/projects/{project}/branches/{branch}/usage"), OnProject(View)),
     // Can hand out the owner's password.
     ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Own)),
     ("POST", own!("/projects/{project}/branches/{branch}/wake"), OnProject(Connect)),
+<<<<<<< HEAD
     ("POST", own!("/projects/{project}/branches/{branch}/roles/{role}/reset-password"), OnProject(Manage)),
+=======
+    ("GET", own!("/openapi.json"), Of(Know)),
+    ("GET", own!("/ca"), Of(Know)),
+    ("POST", own!("/projects/{project}/branches/{branch}/endpoints/{endpoint}/wake"), OnProject(Connect)),
+    ("POST", own!("/projects/{project}/branches/{branch}/endpoints/{endpoint}/suspend"), OnProject(Manage)),
+    ("POST", own!("/projects/{project}/branches/{branch}/roles/{role}/reset-password"), OnProject(Manage)),
+    // Statements may stand in it.
+    ("GET", own!("/projects/{project}/branches/{branch}/log"), OnProject(Manage)),
+    ("POST", own!("/projects/{project}/branches/{branch}/superuser"), Of(Administer)),
+>>>>>>> wt-c
     // Writes to any directory of the host.
     ("POST", own!("/projects/{project}/branches/{branch}/export"), Of(Administer)),
 ];

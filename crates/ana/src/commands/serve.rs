@@ -220,3 +220,35 @@ fn start_log(home: &Path, background: bool) -> Result<(), Failure> {
     }));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn tls(arguments: &[&str]) -> Result<bool, String> {
+        let line =
+            Line::try_parse_from([&["serve"], arguments].concat()).map_err(|error| error.to_string())?;
+        read_tls(&line.args.options).map(|tls| tls.is_some()).map_err(|failure| failure.render())
+    }
+
+    #[test]
+    fn tokens_stay_on_this_machine_or_are_encrypted() {
+        assert_eq!(tls(&[]), Ok(false));
+        assert_eq!(tls(&["--http-listen=::1"]), Ok(false));
+        for open in ["0.0.0.0", "::", "192.0.2.1"] {
+            let refusal = tls(&["--http-listen", open]).unwrap_err();
+            assert!(refusal.contains("--http-tls-cert"), "{refusal}");
+        }
+        assert!(tls(&["--http-tls-cert=/none.pem"]).is_err(), "a certificate without its key");
+        let refusal = tls(&["--http-tls-cert=/none.pem", "--http-tls-key=/none.key"]).unwrap_err();
+        assert!(refusal.contains("/none.pem"), "{refusal}");
+    }
+}

@@ -24,7 +24,7 @@ fn expected(needs: Option<Action>) -> &'static str {
         Some(Action::View | Action::Connect | Action::Use) => "haaaa",
         Some(Action::Manage) => "hdaaa",
         Some(Action::Own) => "hddaa",
-        Some(Action::Administer) => "dddda",
+        Some(Action::Observe | Action::Administer) => "dddda",
     }
 }
 
@@ -89,7 +89,7 @@ async fn every_call_is_open_to_those_who_may_and_to_nobody_else() {
             "{rule:?}"
         );
         let narrow = letter(&web.call(&read, rule.method, &path, body).await);
-        let reads = matches!(rule.needs, None | Some(Action::Know | Action::View));
+        let reads = matches!(rule.needs, None | Some(Action::Know | Action::View | Action::Observe));
         assert_eq!(narrow, if reads { 'a' } else { 'd' }, "{rule:?} with a token that may only read");
     }
     let project = web.get(&tokens[3], "/api/2.0/postgres/projects/bobs").await;

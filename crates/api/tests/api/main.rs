@@ -13,5 +13,6 @@ mod login;
 mod logins;
 mod roles;
 mod schema;
+mod tls;
 mod web;
 mod world;

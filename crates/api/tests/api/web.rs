@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use api::{Local, Public, PublicUrl};
+use api::{Local, Public, PublicUrl, Tls};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -47,6 +47,10 @@ impl Reply {
 
 impl Web {
     pub async fn open(world: &World) -> Web {
+        Web::open_with(world, None).await
+    }
+
+    pub async fn open_with(world: &World, tls: Option<Tls>) -> Web {
         let listener = api::bind_public([127, 0, 0, 1].into(), 0).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, _) = watch::channel(None);
@@ -59,7 +63,7 @@ impl Web {
         let (end, mut ended) = watch::channel(false);
         let server = tokio::spawn(api::serve_public(
             listener,
-            Public { local, urls: vec![PublicUrl::parse("https://ana.example.org").unwrap()], tls: None },
+            Public { local, urls: vec![PublicUrl::parse("https://ana.example.org").unwrap()], tls },
             async move {
                 let _ = ended.wait_for(|end| *end).await;
             },

@@ -45,7 +45,9 @@ pub enum Action {
     Manage,
     /// Get at what belongs to its owner alone, such as the owner's password.
     Own,
-    /// What concerns the home as a whole: principals, the audit log, the daemon.
+    /// Look at the home as a whole: what runs, figures, the audit log, principals.
+    Observe,
+    /// Change what concerns the home as a whole: principals, issuers, keys, the daemon.
     Administer,
 }
 
@@ -95,8 +97,11 @@ pub fn decide(action: Action, standing: &Standing) -> Decision {
     match action {
         Action::Know => Decision::Allow,
         Action::ChangeSelf | Action::CreateProject => allow_if(unlimited, NARROW_TOKEN),
+        Action::Observe if standing.owns_home => {
+            allow_if(has(Scope::Read) && !standing.confined, NARROW_TOKEN)
+        }
         Action::Administer if standing.owns_home => allow_if(unlimited, NARROW_TOKEN),
-        Action::Administer => Decision::Deny("only the owner of this server may do this"),
+        Action::Observe | Action::Administer => Decision::Deny("only the owner of this server may do this"),
         Action::View | Action::Connect | Action::Use | Action::Manage | Action::Own => {
             let project =
                 standing.project.unwrap_or(ProjectStanding { owns: false, level: None, in_reach: true });
@@ -248,7 +253,7 @@ mod tests {
     use super::*;
 
     const ALL: &[Scope] = &[Scope::All];
-    const ACTIONS: [Action; 9] = [
+    const ACTIONS: [Action; 10] = [
         Action::Know,
         Action::ChangeSelf,
         Action::CreateProject,
@@ -257,6 +262,7 @@ mod tests {
         Action::Use,
         Action::Manage,
         Action::Own,
+        Action::Observe,
         Action::Administer,
     ];
 
@@ -281,13 +287,13 @@ mod tests {
     #[test]
     fn the_matrix() {
         let own = Some(ProjectStanding { owns: true, level: None, in_reach: true });
-        //                                             know, self, create, view, connect, use, manage, own, administer
-        assert_eq!(row(Standing { owns_home: true, ..standing(ALL) }), "aaaaaaaaa", "the home's owner");
-        assert_eq!(row(Standing { project: own, ..standing(ALL) }), "aaaaaaaad", "the project's owner");
-        assert_eq!(row(Standing { project: on(Some(Level::Manage)), ..standing(ALL) }), "aaaaaaadd");
-        assert_eq!(row(Standing { project: on(Some(Level::Use)), ..standing(ALL) }), "aaaaaaddd");
-        assert_eq!(row(Standing { project: on(None), ..standing(ALL) }), "aaahhhhhd", "a stranger");
-        assert_eq!(row(standing(ALL)), "aaahhhhhd", "no such project: the same answer");
+        //                                             know, self, create, view, connect, use, manage, own, observe, administer
+        assert_eq!(row(Standing { owns_home: true, ..standing(ALL) }), "aaaaaaaaaa", "the home's owner");
+        assert_eq!(row(Standing { project: own, ..standing(ALL) }), "aaaaaaaadd", "the project's owner");
+        assert_eq!(row(Standing { project: on(Some(Level::Manage)), ..standing(ALL) }), "aaaaaaaddd");
+        assert_eq!(row(Standing { project: on(Some(Level::Use)), ..standing(ALL) }), "aaaaaadddd");
+        assert_eq!(row(Standing { project: on(None), ..standing(ALL) }), "aaahhhhhdd", "a stranger");
+        assert_eq!(row(standing(ALL)), "aaahhhhhdd", "no such project: the same answer");
     }
 
     #[test]
@@ -295,16 +301,16 @@ mod tests {
         let own = Some(ProjectStanding { owns: true, level: None, in_reach: true });
         let far = Some(ProjectStanding { owns: true, level: Some(Level::Manage), in_reach: false });
         let with = |scopes, project| Standing { project, ..standing(scopes) };
-        assert_eq!(row(with(&[Scope::Read], own)), "addaddddd");
-        assert_eq!(row(with(&[Scope::Connect], own)), "addaadddd");
-        assert_eq!(row(with(&[Scope::Read, Scope::Connect], own)), "addaadddd");
-        assert_eq!(row(with(&[], own)), "adddddddd", "no scope at all");
-        assert_eq!(row(Standing { confined: true, ..with(ALL, own) }), "addaaaaad");
-        assert_eq!(row(Standing { confined: true, ..with(ALL, far) }), "addhhhhhd", "out of its reach");
+        assert_eq!(row(with(&[Scope::Read], own)), "addadddddd");
+        assert_eq!(row(with(&[Scope::Connect], own)), "addaaddddd");
+        assert_eq!(row(with(&[Scope::Read, Scope::Connect], own)), "addaaddddd");
+        assert_eq!(row(with(&[], own)), "addddddddd", "no scope at all");
+        assert_eq!(row(Standing { confined: true, ..with(ALL, own) }), "addaaaaadd");
+        assert_eq!(row(Standing { confined: true, ..with(ALL, far) }), "addhhhhhdd", "out of its reach");
         let owner = Standing { owns_home: true, ..with(&[Scope::Read], own) };
-        assert_eq!(row(owner), "addaddddd", "a narrow token of the home's owner is narrow");
+        assert_eq!(row(owner), "addaddddad", "a narrow token of the home's owner is narrow");
         let confined = Standing { owns_home: true, confined: true, ..with(ALL, far) };
-        assert_eq!(row(confined), "addhhhhhd");
+        assert_eq!(row(confined), "addhhhhhdd");
     }
 
     #[test]
