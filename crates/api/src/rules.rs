@@ -144,9 +144,6 @@ const TABLE: &[(&str, &str, Rule)] = &[
     // Can hand out the owner's password.
     ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Own)),
     ("POST", own!("/projects/{project}/branches/{branch}/wake"), OnProject(Connect)),
-<<<<<<< HEAD
-    ("POST", own!("/projects/{project}/branches/{branch}/roles/{role}/reset-password"), OnProject(Manage)),
-=======
     ("GET", own!("/openapi.json"), Of(Know)),
     ("GET", own!("/ca"), Of(Know)),
     ("POST", own!("/projects/{project}/branches/{branch}/endpoints/{endpoint}/wake"), OnProject(Connect)),
@@ -155,7 +152,6 @@ const TABLE: &[(&str, &str, Rule)] = &[
     // Statements may stand in it.
     ("GET", own!("/projects/{project}/branches/{branch}/log"), OnProject(Manage)),
     ("POST", own!("/projects/{project}/branches/{branch}/superuser"), Of(Administer)),
->>>>>>> wt-c
     // Writes to any directory of the host.
     ("POST", own!("/projects/{project}/branches/{branch}/export"), Of(Administer)),
 ];
