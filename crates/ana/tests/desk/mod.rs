@@ -25,8 +25,11 @@ impl Desk {
                 std::os::unix::fs::chown(place, Some(user.uid), Some(user.gid)).unwrap();
             }
         }
-        // The build directory may lie where an ordinary user cannot go.
-        std::fs::copy(env!("CARGO_BIN_EXE_ana"), path.join("ana")).unwrap();
+        // The build directory may lie where an ordinary user cannot go. Another process copies: while this
+        // one had the file open, a test that starts a program meanwhile would hand that on, and a file
+        // open for writing cannot be run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_ana")).arg(path.join("ana")).status();
+        assert!(copied.unwrap().success());
         Desk { path, user }
     }
 
