@@ -277,3 +277,32 @@ async fn names_are_names_whatever_stands_in_them() {
     let left = by_name(&list(&world, "production", "roles").await);
     assert_eq!(left.keys().collect::<Vec<_>>(), [OWNER, "heir", "victim"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_daemon_did_not_survive_is_aborted() {
+    use control::model::{Kind, Operation, Outcome, Principal, Verb};
+    let world = World::with_shop().await;
+    let resource = format!("{}/roles/ana-example-org", &BRANCH[1..]);
+    // As a daemon leaves it that ends in the middle of a delete.
+    let db = control::db::Db::open(&world.dir.join("home/meta.db")).unwrap();
+    let operation = Operation {
+        uid: "unfinished".into(),
+        resource: resource.clone(),
+        kind: Kind::Role,
+        target: format!("{}/ana-example-org", world.uid("production").await),
+        verb: Verb::Delete,
+        principal: Principal::daemon(),
+        outcome: Outcome::Running,
+        create_time: world.control.now(),
+    };
+    db.write(|tx| control::db::operations::insert(tx, &operation)).unwrap();
+    drop(db);
+    // While a daemon lives it is that daemon's to finish.
+    world.control.round().await.unwrap();
+    let path = format!("/{resource}/operations/unfinished");
+    assert_eq!(world.get(&path).await.body["done"], false);
+    let world = world.restart().await;
+    let ended = world.get(&path).await.body;
+    assert_eq!((&ended["done"], &ended["error"]["error_code"]), (&json!(true), &json!("ABORTED")), "{ended}");
+    world.get(&format!("/{resource}")).await.body["status"]["role_id"].as_str().unwrap();
+}
