@@ -7,9 +7,6 @@ use control::clock::{SystemRandom, new_uuid};
 use control::{Error, Refusal};
 use serde_json::{Value, json};
 
-/// Most that is kept of a text that is no JSON.
-const LONGEST_TEXT: usize = 1000;
-
 /// An answer that is an error.
 #[derive(Debug)]
 pub(crate) struct ApiError {

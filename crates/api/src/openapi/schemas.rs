@@ -136,6 +136,58 @@ fn resources() -> Vec<(&'static str, Value)> {
             ]),
         ),
         (
+            "Role",
+            object([
+                ("name", text("Resource name: …/branches/{branch_id}/roles/{role_id}")),
+                ("role_id", text("Identifier")),
+                ("parent", text("Resource name of the branch")),
+                ("create_time", time("When it was first seen")),
+                ("update_time", time("When it was last seen to change")),
+                (
+                    "status",
+                    object([
+                        ("role_id", text("Identifier")),
+                        ("postgres_role", text("Name of the role in PostgreSQL")),
+                        (
+                            "identity_type",
+                            one_of(&["USER", "SERVICE_PRINCIPAL", "GROUP", "IDENTITY_TYPE_UNSPECIFIED"]),
+                        ),
+                        (
+                            "auth_method",
+                            one_of(&["LAKEBASE_OAUTH_V1", "PG_PASSWORD_SCRAM_SHA_256", "NO_LOGIN"]),
+                        ),
+                        ("membership_roles", list(one_of(&["DATABRICKS_SUPERUSER"]))),
+                        (
+                            "attributes",
+                            object([
+                                ("bypassrls", flag("Whether row-level security does not bind it")),
+                                ("createdb", flag("Whether it may make databases")),
+                                ("createrole", flag("Whether it may make roles")),
+                            ]),
+                        ),
+                    ]),
+                ),
+            ]),
+        ),
+        (
+            "Database",
+            object([
+                ("name", text("Resource name: …/branches/{branch_id}/databases/{database_id}")),
+                ("database_id", text("Identifier")),
+                ("parent", text("Resource name of the branch")),
+                ("create_time", time("When it was first seen")),
+                ("update_time", time("When it was last seen to change")),
+                (
+                    "status",
+                    object([
+                        ("database_id", text("Identifier")),
+                        ("postgres_database", text("Name of the database in PostgreSQL")),
+                        ("role", text("Resource name of the role that owns it")),
+                    ]),
+                ),
+            ]),
+        ),
+        (
             "Operation",
             object([
                 ("name", text("Resource name: {resource}/operations/{id}")),
@@ -144,7 +196,8 @@ fn resources() -> Vec<(&'static str, Value)> {
                 (
                     "response",
                     json!({"anyOf": [
-                        reference("Project"), reference("Branch"), reference("Endpoint"), reference("Empty"),
+                        reference("Project"), reference("Branch"), reference("Endpoint"), reference("Role"),
+                        reference("Database"), reference("Empty"),
                     ]}),
                 ),
                 ("error", reference("Error")),

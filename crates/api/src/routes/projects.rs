@@ -138,7 +138,7 @@ async fn create(
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let body: ProjectBody = parse_body(&body)?;
-    body.refuse_other_beginnings(local.control.owner())?;
+    body.refuse_other_beginnings(principal.on_behalf_of())?;
     let spec = body.spec.unwrap_or_default();
     if let Some(name) = &spec.default_branch
         && *name != format!("projects/{}/branches/{PRODUCTION}", query.project_id)
