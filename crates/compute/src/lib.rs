@@ -13,6 +13,9 @@ pub mod run_as;
 pub mod server;
 pub mod settings;
 
+/// Where tests let the daemon stand still: one list for all crates.
+pub use store::moment;
+
 #[cfg(test)]
 mod scratch;
 #[cfg(test)]

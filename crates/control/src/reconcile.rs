@@ -90,6 +90,14 @@ impl Control {
     }
 
     async fn rounds(self: Arc<Self>) {
+        // Who asked an earlier daemon for a delete shall not wait for the first round.
+        for (step, outcome) in
+            [("deleted computes", self.stop_deleted().await), ("deletes", self.finish_deletes().await)]
+        {
+            if let Err(error) = outcome {
+                tracing::error!(step, %error, "a step of reconciliation failed");
+            }
+        }
         while self.pause().await {
             // Failures are logged where they happen, and the next round tries again.
             let _ = self.round().await;
@@ -179,7 +187,10 @@ impl Control {
         for branch in rows {
             let owner = if branch.source.is_some() { branch.uid.clone() } else { branch.project.clone() };
             let Some(_claim) = self.claim(&owner) else { continue };
-            self.finish_create(branch).await?;
+            let uid = branch.uid.clone();
+            if let Err(error) = self.finish_create(branch).await {
+                tracing::error!(branch = uid, %error, "a branch that is half made could not be taken back; it will be tried again");
+            }
         }
         Ok(())
     }
@@ -258,6 +269,19 @@ impl Control {
             .await?;
         for project in gone {
             self.finish_delete(project.uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops what still runs of deleted branches. Only at start: an earlier daemon may have died between
+    /// the row and the deed, and where a branch expired, or went with its parent, no operation tells.
+    async fn stop_deleted(self: &Arc<Self>) -> Result<(), Error> {
+        let rows =
+            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Deleted))).await?;
+        for branch in rows.into_iter().rev() {
+            if let Err(error) = self.stop_deleted_branch(&branch.uid).await {
+                tracing::error!(branch = branch.uid, %error, "the compute of a deleted branch did not stop");
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 
 use crate::errno::{Errno, Result};
 use crate::layer::LayerId;
+use crate::moment::{Moment, reached};
 use crate::sys::{self, Fd, O_CLOEXEC, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
 
 const MAGIC: &[u8; 8] = b"ANAMANI1";
@@ -131,6 +132,7 @@ pub fn replace_file(dir: Fd, name: &CStr, temporary: &CStr, bytes: &[u8]) -> Res
     let written = sys::pwrite_full(fd, bytes, 0).and_then(|()| sys::fdatasync(fd));
     sys::close(fd);
     written?;
+    reached(Moment::RecordBeside);
     sys::renameat(dir, temporary, dir, name)?;
     sys::fsync(dir)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use pgdata::class::{Class, PRIVATE_DIRECTORIES, classify};
 use pgdata::control_file::{ControlFile, State};
 use store::manifest::{Entry, Manifest};
+use store::moment::{Moment, reached};
 use store::sys;
 
 use super::assemble::sync;
@@ -116,6 +117,7 @@ impl Engine {
         let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged(error.to_string()))?;
         write_file(&path, &text)?;
         sync(&path)?;
+        reached(Moment::ServerRecorded);
         let name = format!("{key}{}", store::home::NEW);
         let branch = self.home.open_branch(&name).context(|| format!("could not open {}", new.display()))?;
         let stored = manifest.store(branch);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use compute::moment::{Moment, reached};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -32,6 +33,7 @@ impl Control {
                 control.note_refusal(&principal, "branch.delete", &target, outcome)
             })
             .await?;
+        reached(Moment::DeleteAsked);
         self.carry_out_delete(operation, doomed).await
     }
 
@@ -131,7 +133,9 @@ impl Control {
                     _ => false,
                 };
                 if empty { projects::remove(tx, &target) } else { Ok(()) }
-            })
+            })?;
+            reached(Moment::DeleteSettled);
+            Ok(())
         })
         .await
     }
