@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use compute::libraries;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -113,10 +114,35 @@ impl Control {
                     tracing::error!(%error, "the sizes of branches are not known");
                 }
                 counted = Some(std::time::Instant::now());
+                self.tell_of_libraries().await;
             }
             if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {
                 tracing::error!(%error, "background work of the store failed");
             }
+        }
+    }
+
+    /// One line in the log for each library of the server that calls what branches do not know.
+    async fn tell_of_libraries(self: &Arc<Self>) {
+        let looked = self
+            .blocking(|control| {
+                let memory = control.settings.home.join("run/libraries.json");
+                Ok(libraries::news(&control.server, &memory))
+            })
+            .await;
+        match looked {
+            Ok(Ok(findings)) => {
+                for finding in findings {
+                    tracing::warn!(
+                        library = %finding.library.display(),
+                        functions = finding.functions.join(", "),
+                        "this library calls file functions that branches do not support; \
+                         do not let it call them on a branch's data directory"
+                    );
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the server's libraries could not be checked"),
+            Err(error) => tracing::error!(%error, "the server's libraries could not be checked"),
         }
     }
 
