@@ -15,6 +15,13 @@ pub const PASSWORD: &str = "only-for-tests";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// A directory of its own for one test.
+pub(crate) fn place() -> PathBuf {
+    let path = ground().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
 /// Everything of one test; stops and removes it all when dropped.
 pub struct Lab {
     pub path: PathBuf,
@@ -23,7 +30,7 @@ pub struct Lab {
 }
 
 /// Where tests keep what they need more than once. As root: a directory of the user we become.
-fn ground() -> &'static Path {
+pub(crate) fn ground() -> &'static Path {
     static GROUND: OnceLock<PathBuf> = OnceLock::new();
     GROUND.get_or_init(|| {
         let choice = run_as::choose(None).expect("a user to run PostgreSQL as");
@@ -69,9 +76,7 @@ impl Lab {
     /// An empty home.
     pub fn new() -> Lab {
         let server = server();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = ground().join(number.to_string());
-        std::fs::create_dir_all(&path).unwrap();
+        let path = place();
         let engine = open_engine(&path);
         Lab { path, engine, server }
     }
@@ -128,8 +133,13 @@ pub fn open_engine(path: &Path) -> Engine {
 }
 
 pub async fn connect_at(socket_dir: &Path, database: &str) -> Client {
+    connect_with(socket_dir, database, PASSWORD).await
+}
+
+/// As the bootstrap superuser, behind the back of whatever runs the compute.
+pub async fn connect_with(socket_dir: &Path, database: &str, password: &str) -> Client {
     let mut config = Config::new();
-    config.host_path(socket_dir).port(5432).user(BOOTSTRAP_ROLE).password(PASSWORD).dbname(database);
+    config.host_path(socket_dir).port(5432).user(BOOTSTRAP_ROLE).password(password).dbname(database);
     let (client, connection) = config.connect(NoTls).await.unwrap();
     tokio::spawn(connection);
     client

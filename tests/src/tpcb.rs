@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::lab::{connect_at, run, text};
+use crate::lab::{PASSWORD, connect_with, run, text};
 
 /// Rows of `accounts` per unit of scale.
 pub const ACCOUNTS: i32 = 100_000;
@@ -48,13 +48,18 @@ pub struct Load {
 
 /// Starts `clients` clients against the server behind `socket_dir`. Numbering goes on at `from`.
 pub async fn start(socket_dir: &Path, clients: usize, scale: i32, from: u64) -> Load {
+    start_with(socket_dir, PASSWORD, clients, scale, from).await
+}
+
+/// As [`start`], where the superuser's password is another.
+pub async fn start_with(socket_dir: &Path, password: &str, clients: usize, scale: i32, from: u64) -> Load {
     let stop = Arc::new(AtomicBool::new(false));
     let mut load = Load { stop: Arc::clone(&stop), clients: Vec::new(), tasks: Vec::new() };
     for number in 0..clients {
         let progress = Arc::new(Progress::default());
         progress.sent.store(from, Ordering::SeqCst);
         progress.acknowledged.store(from, Ordering::SeqCst);
-        let client = connect_at(socket_dir, "postgres").await;
+        let client = connect_with(socket_dir, "postgres", password).await;
         let task = one_client(client, number as i32, scale, Arc::clone(&progress), Arc::clone(&stop));
         load.clients.push(progress);
         load.tasks.push(tokio::spawn(task));

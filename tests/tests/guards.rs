@@ -146,25 +146,28 @@ async fn a_preload_library_that_cannot_attach_aborts_the_server() {
     let directory = lab.branch_directory("main");
     let gate = directory.join("gate");
     let whole = fs::read(&gate).unwrap();
-    let aborts = |what: &str, spec: &SpawnSpec| {
+    let aborts = |what: &str, spec: &SpawnSpec, why: &str| {
         let error = process::spawn(spec).expect_err(what);
         let text = error.to_string();
-        assert!(text.contains("anabranch: the storage library could not attach"), "{what}: {text}");
+        let message = format!("anabranch: the storage library could not attach: {why}");
+        assert!(text.contains(&message), "{what}: {text}");
         assert!(text.contains("SIGABRT") || text.contains("signal: 6"), "{what}: {text}");
         println!("{what}: {text}");
     };
     fs::remove_file(&gate).unwrap();
-    aborts("no gate", &spec(&lab, "main"));
+    let missing = |path: &Path| format!("cannot map {}: No such file or directory", path.display());
+    let damaged = |path: &Path| format!("{} is damaged or of another version", path.display());
+    aborts("no gate", &spec(&lab, "main"), &missing(&gate));
     fs::write(&gate, &whole[..100]).unwrap();
-    aborts("a gate cut short", &spec(&lab, "main"));
+    aborts("a gate cut short", &spec(&lab, "main"), &damaged(&gate));
     let mut other = whole.clone();
     other[0] ^= 1;
     fs::write(&gate, &other).unwrap();
-    aborts("not a gate", &spec(&lab, "main"));
+    aborts("not a gate", &spec(&lab, "main"), &damaged(&gate));
     let mut other = whole.clone();
     other[8] ^= 0x40;
     fs::write(&gate, &other).unwrap();
-    aborts("a gate of another version", &spec(&lab, "main"));
+    aborts("a gate of another version", &spec(&lab, "main"), &damaged(&gate));
     fs::write(&gate, &whole).unwrap();
 
     let manifest = directory.join("manifest");
@@ -172,8 +175,14 @@ async fn a_preload_library_that_cannot_attach_aborts_the_server() {
     let mut bad = good.clone();
     *bad.last_mut().unwrap() ^= 1;
     fs::write(&manifest, &bad).unwrap();
-    aborts("a damaged manifest", &spec(&lab, "main"));
+    aborts("a damaged manifest", &spec(&lab, "main"), &damaged(&manifest));
+    fs::remove_file(&manifest).unwrap();
+    aborts("no manifest", &spec(&lab, "main"), &missing(&manifest));
     fs::write(&manifest, &good).unwrap();
+    let private = directory.join("private");
+    fs::rename(&private, lab.path.join("private")).unwrap();
+    aborts("no private directory", &spec(&lab, "main"), &missing(&private));
+    fs::rename(lab.path.join("private"), &private).unwrap();
 
     let with = |name: &str, value: Option<PathBuf>| {
         let mut spec = spec(&lab, "main");
@@ -181,10 +190,13 @@ async fn a_preload_library_that_cannot_attach_aborts_the_server() {
         spec.env.extend(value.map(|value| (name.into(), value.into())));
         spec
     };
-    aborts("no such layers", &with("ANABRANCH_SHIM_LAYERS", Some(lab.path.join("nowhere"))));
-    aborts("layers not named", &with("ANABRANCH_SHIM_LAYERS", None));
-    aborts("no segment size", &with("ANABRANCH_SHIM_WAL_SEGMENT", None));
-    aborts("no such branch", &with("ANABRANCH_SHIM_BRANCH", Some(lab.path.join("nowhere"))));
+    let nowhere = lab.path.join("nowhere");
+    let absent = missing(&nowhere);
+    aborts("no such layers", &with("ANABRANCH_SHIM_LAYERS", Some(nowhere.clone())), &absent);
+    aborts("layers not named", &with("ANABRANCH_SHIM_LAYERS", None), "ANABRANCH_SHIM_LAYERS is not set");
+    let segment = "ANABRANCH_SHIM_WAL_SEGMENT";
+    aborts("no segment size", &with(segment, None), "ANABRANCH_SHIM_WAL_SEGMENT is not a number of bytes");
+    aborts("no such branch", &with("ANABRANCH_SHIM_BRANCH", Some(nowhere)), &absent);
 
     // A directory of layers that is not this branch's, and a library that is not one: the server
     // finds no data, and says so.

@@ -149,8 +149,7 @@ mod tests {
         let text = "extern int scandir(); static int inner(void) { return scandir(); }\n\
                     int offered(void) { return inner(); }";
         std::fs::write(&source, text).unwrap();
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-        assert!(status.unwrap().success());
+        crate::testing::compile(&source, &library);
         library
     }
 

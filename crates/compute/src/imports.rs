@@ -202,6 +202,12 @@ pub fn check_library(library: &Path) -> Result<Vec<String>, elf::Error> {
     Ok(names)
 }
 
+/// Stands for the lists: what was found with one fingerprint may be something else with another.
+pub fn fingerprint() -> u64 {
+    let lists = [HANDLED, HARMLESS, HARMLESS_PREFIXES, UNKNOWN];
+    store::path::fnv1a(lists.map(|list| list.join(" ")).join("\n").as_bytes())
+}
+
 /// The functions that a built library offers, sorted.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod imports;
 pub mod initdb;
 pub mod install;
+pub mod libraries;
 pub mod machine;
 pub mod os;
 pub mod platform;
@@ -15,6 +16,9 @@ pub mod settings;
 pub mod user_settings;
 
 pub use store::fault;
+
+/// Where tests let the daemon stand still: one list for all crates.
+pub use store::moment;
 
 #[cfg(test)]
 mod scratch;

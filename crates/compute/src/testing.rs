@@ -39,6 +39,13 @@ pub fn servers() -> Vec<Server> {
     std::iter::once(server()).chain(found).collect()
 }
 
+/// Makes a shared library of a C source.
+pub fn compile(source: &Path, library: &Path) {
+    let mut compiler = std::process::Command::new("cc");
+    let status = compiler.args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).status();
+    assert!(status.unwrap().success());
+}
+
 /// The package that [`server`] was installed from.
 pub fn package() -> PathBuf {
     install_afresh_unless(recorded_package().exists());

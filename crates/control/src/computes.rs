@@ -156,7 +156,7 @@ impl Control {
     }
 
     /// Backends that outlived their postmaster would keep the next one out for as long as they please.
-    fn clear_orphans(&self, key: &BranchKey) -> Result<(), Error> {
+    pub(crate) fn clear_orphans(&self, key: &BranchKey) -> Result<(), Error> {
         if let ComputeState::Orphans { pids } = self.engine.state(key)? {
             tracing::warn!(branch = key.as_str(), ?pids, "ending processes of a server that is gone");
             self.engine.stop(key, StopMode::Kill)?;

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use compute::moment::{Moment, reached};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::passwords::derive;
@@ -64,15 +65,28 @@ struct KeyFile {
 
 const VERSION: u32 = 1;
 
+/// End of the name of a file that is not in place yet.
+const BESIDE: &str = ".new";
+
 /// The directory of key files.
 pub(crate) struct KeyStore {
     dir: PathBuf,
 }
 
 impl KeyStore {
+    /// Opens the directory, made where it is missing. Only one daemon at a time has it open.
     pub fn open(dir: PathBuf) -> Result<KeyStore, Error> {
         make_private_dir(&dir)?;
-        Ok(KeyStore { dir })
+        let store = KeyStore { dir };
+        // Written by a daemon that died before it could put them in place.
+        for name in store.names()? {
+            if name.ends_with(BESIDE) {
+                let path = store.dir.join(name);
+                std::fs::remove_file(&path)
+                    .map_err(|source| Error::io(format!("cannot remove {}", path.display()), source))?;
+            }
+        }
+        Ok(store)
     }
 
     /// Candidates of a branch, the wanted one first; at least one.
@@ -99,7 +113,9 @@ impl KeyStore {
         let file = KeyFile { version: VERSION, candidates: candidates.to_vec() };
         let bytes = serde_json::to_vec(&file).map_err(|error| Error::Internal(error.to_string()))?;
         replace_durably(&self.dir, &self.path(branch), &bytes)
-            .map_err(|source| Error::io(format!("cannot write the keys of branch {branch}"), source))
+            .map_err(|source| Error::io(format!("cannot write the keys of branch {branch}"), source))?;
+        reached(Moment::KeysWritten);
+        Ok(())
     }
 
     /// Forgets a branch; no error if there is nothing to forget.
@@ -114,13 +130,16 @@ impl KeyStore {
 
     /// Branches that have a key file.
     pub fn branches(&self) -> Result<Vec<String>, Error> {
+        let names = self.names()?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
         let failed = |source| Error::io(format!("cannot list {}", self.dir.display()), source);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            if let Some(branch) = name.to_str().and_then(|name| name.strip_suffix(".json")) {
-                names.push(branch.to_owned());
-            }
+            // All of ours are plain text.
+            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
         }
         Ok(names)
     }
@@ -141,11 +160,12 @@ pub(crate) fn make_private_dir(dir: &Path) -> Result<(), Error> {
 
 /// Writes a private file of `dir` whole or not at all; on disk for good when this returns.
 pub(crate) fn replace_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
+    let beside = path.with_extension(&BESIDE[1..]);
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    reached(Moment::KeysBeside);
     std::fs::rename(&beside, path)?;
     std::fs::File::open(dir)?.sync_all()
 }
@@ -175,6 +195,10 @@ mod tests {
         std::fs::write(dir.join("br-1.json"), older).unwrap();
         let read = store.wanted("br-1").unwrap();
         assert_eq!((read.owner_password.as_str(), read.owner().kind), ("p", IdentityType::User));
+        std::fs::write(dir.join("br-2.new"), "half of it").unwrap();
+        let store = KeyStore::open(dir.clone()).unwrap();
+        assert!(!dir.join("br-2.new").exists());
+        assert_eq!(store.branches().unwrap(), ["br-1"]);
         store.remove("br-1").unwrap();
         store.remove("br-1").unwrap();
         assert!(store.read("br-1").is_err());

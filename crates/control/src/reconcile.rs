@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compute::fault::{Fault, planted};
+use compute::libraries;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -92,6 +93,14 @@ impl Control {
     }
 
     async fn rounds(self: Arc<Self>) {
+        // Who asked an earlier daemon for a delete shall not wait for the first round.
+        for (step, outcome) in
+            [("deleted computes", self.stop_deleted().await), ("deletes", self.finish_deletes().await)]
+        {
+            if let Err(error) = outcome {
+                tracing::error!(step, %error, "a step of reconciliation failed");
+            }
+        }
         while self.pause().await {
             // Failures are logged where they happen, and the next round tries again.
             let _ = self.round().await;
@@ -107,10 +116,35 @@ impl Control {
                     tracing::error!(%error, "the sizes of branches are not known");
                 }
                 counted = Some(std::time::Instant::now());
+                self.tell_of_libraries().await;
             }
             if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {
                 tracing::error!(%error, "background work of the store failed");
             }
+        }
+    }
+
+    /// One line in the log for each library of the server that calls what branches do not know.
+    async fn tell_of_libraries(self: &Arc<Self>) {
+        let looked = self
+            .blocking(|control| {
+                let memory = control.settings.home.join("run/libraries.json");
+                Ok(libraries::news(&control.server, &memory))
+            })
+            .await;
+        match looked {
+            Ok(Ok(findings)) => {
+                for finding in findings {
+                    tracing::warn!(
+                        library = %finding.library.display(),
+                        functions = finding.functions.join(", "),
+                        "this library calls file functions that branches do not support; \
+                         do not let it call them on a branch's data directory"
+                    );
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the server's libraries could not be checked"),
+            Err(error) => tracing::error!(%error, "the server's libraries could not be checked"),
         }
     }
 
@@ -190,7 +224,10 @@ impl Control {
         for branch in rows {
             let owner = if branch.source.is_some() { branch.uid.clone() } else { branch.project.clone() };
             let Some(_claim) = self.claim(&owner) else { continue };
-            self.finish_create(branch).await?;
+            let uid = branch.uid.clone();
+            if let Err(error) = self.finish_create(branch).await {
+                tracing::error!(branch = uid, %error, "a branch that is half made could not be taken back; it will be tried again");
+            }
         }
         Ok(())
     }
@@ -269,6 +306,19 @@ impl Control {
             .await?;
         for project in gone {
             self.finish_delete(project.uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops what still runs of deleted branches. Only at start: an earlier daemon may have died between
+    /// the row and the deed, and where a branch expired, or went with its parent, no operation tells.
+    async fn stop_deleted(self: &Arc<Self>) -> Result<(), Error> {
+        let rows =
+            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Deleted))).await?;
+        for branch in rows.into_iter().rev() {
+            if let Err(error) = self.stop_deleted_branch(&branch.uid).await {
+                tracing::error!(branch = branch.uid, %error, "the compute of a deleted branch did not stop");
+            }
         }
         Ok(())
     }

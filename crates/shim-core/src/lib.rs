@@ -19,7 +19,7 @@ mod write;
 pub use list::Listed;
 pub use resolve::Target;
 pub use store::errno::{Errno, Result};
-pub use tracker::{Settings, Tracker};
+pub use tracker::{NotAttached, Settings, Tracker};
 
 /// Answer for a call: `None` is *bypass*.
 pub type Outcome<T> = Option<Result<T>>;

@@ -31,6 +31,28 @@ pub struct Settings {
     pub wal_segment_size: u64,
 }
 
+/// Why a process could not be put on its branch: one line that names the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAttached(String);
+
+impl std::fmt::Display for NotAttached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotAttached {}
+
+impl NotAttached {
+    fn by(path: &[u8], errno: Errno) -> NotAttached {
+        let path = String::from_utf8_lossy(path);
+        NotAttached(match errno {
+            Errno::DAMAGED => format!("{path} is damaged or of another version"),
+            errno => format!("cannot map {path}: {errno}"),
+        })
+    }
+}
+
 /// No slot in the gate yet.
 const UNCLAIMED: u32 = u32::MAX;
 
@@ -84,27 +106,33 @@ pub(crate) struct Inside<'a> {
 
 impl Tracker {
     /// Maps everything for the first process of a compute.
-    pub fn attach(settings: Settings) -> Result<Tracker> {
+    ///
+    /// # Errors
+    /// Names the file that cannot be opened or mapped, or that is damaged.
+    pub fn attach(settings: Settings) -> core::result::Result<Tracker, NotAttached> {
         let directory = |path: &[u8]| {
-            let path = std::ffi::CString::new(path).map_err(|_| Errno(libc::EINVAL))?;
-            let fd = sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
-            Ok(store::layer::high(fd))
+            open_directory(path).map(store::layer::high).map_err(|errno| NotAttached::by(path, errno))
         };
+        let below = |name: &[u8]| [&settings.branch_directory[..], name].concat();
         let branch = directory(&settings.branch_directory)?;
         let layers = directory(&settings.layers_directory)?;
-        let private = directory(&[&settings.branch_directory[..], b"/private"].concat())?;
+        let private = directory(&below(b"/private"))?;
         // Anybody may clear memory directories; the private one always works.
         let caches =
             settings.cache_directory.as_ref().and_then(|path| directory(path).ok()).unwrap_or(private);
         // Without them the server works all the same.
         let offered = settings.extension_directory.as_ref().and_then(|path| Offered::open(path).ok());
-        let gate = sys::openat(branch, c"gate", O_RDWR | O_CLOEXEC, 0)?;
-        let mapped = Gate::open(gate);
-        sys::close(gate);
+        let gate = sys::openat(branch, c"gate", O_RDWR | O_CLOEXEC, 0).and_then(|fd| {
+            let gate = Gate::open(fd);
+            sys::close(fd);
+            gate
+        });
         Ok(Tracker {
-            gate: mapped?,
-            files: Files::create()?,
-            stack: Stack::load(layers, branch)?,
+            gate: gate.map_err(|errno| NotAttached::by(&below(b"/gate"), errno))?,
+            files: Files::create()
+                .map_err(|errno| NotAttached::by(b"memory for the table of open files", errno))?,
+            stack: Stack::load(layers, branch)
+                .map_err(|errno| NotAttached::by(&below(b"/manifest"), errno))?,
             descriptors: Descriptors::default(),
             lower: LowerCache::default(),
             private,
@@ -255,6 +283,11 @@ impl Tracker {
             layer.open_file(path, flags & !libc::O_ACCMODE & !libc::O_APPEND | O_RDONLY)
         }
     }
+}
+
+fn open_directory(path: &[u8]) -> Result<Fd> {
+    let path = std::ffi::CString::new(path).map_err(|_| Errno(libc::EINVAL))?;
+    sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
 }
 
 impl Drop for Inside<'_> {

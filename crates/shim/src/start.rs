@@ -30,7 +30,8 @@ const SEGMENT: &str = "ANABRANCH_SHIM_WAL_SEGMENT";
 
 extern "C" fn start() {
     if let Err(errno) = recorder::attach_from_environment() {
-        die(&format!("no recorder: {errno}"));
+        let log = std::env::var_os(recorder::VARIABLE).unwrap_or_default();
+        die(&format!("cannot map the record {}: {errno}", log.display()));
     }
     let Some(branch) = std::env::var_os(BRANCH) else {
         if recorder::is_attached() {
@@ -40,11 +41,11 @@ extern "C" fn start() {
         }
         return;
     };
-    let layers = std::env::var_os(LAYERS).unwrap_or_default();
+    let Some(layers) = std::env::var_os(LAYERS) else { die(&format!("{LAYERS} is not set")) };
     let segment = std::env::var(SEGMENT).ok().and_then(|text| text.parse().ok());
     // A server that should be on the store and is not would look empty or write to the wrong
     // place: stop here.
-    let Some(wal_segment_size) = segment else { die("no WAL segment size") };
+    let Some(wal_segment_size) = segment else { die(&format!("{SEGMENT} is not a number of bytes")) };
     let branch_directory = branch.into_vec();
     let settings = Settings {
         data_directory: [&branch_directory[..], b"/pgdata"].concat(),
@@ -59,7 +60,7 @@ extern "C" fn start() {
             tracker.set_inside(is_inside(&tracker));
             let _ = TRACKER.set(tracker);
         }
-        Err(errno) => die(&errno.to_string()),
+        Err(error) => die(&error.to_string()),
     }
     // Programs that the server starts (archive commands, shells) see the real files.
     for name in ["LD_PRELOAD", BRANCH, LAYERS, CACHE, EXTENSIONS, SEGMENT] {

@@ -17,6 +17,7 @@ use crate::errno::{Errno, Result};
 use crate::fault::{Fault, planted};
 use crate::layer::{Kind, Layer, LayerId, directory_name, list_native};
 use crate::manifest::{Entry, Manifest};
+use crate::moment::{Moment, reached};
 use crate::path::RelPath;
 use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY};
 
@@ -181,7 +182,10 @@ impl Home {
     fn make_layer(&self) -> Result<(LayerId, Layer)> {
         let id = self.reserve_layer();
         match Layer::create(self.layers, id) {
-            Ok(layer) => Ok((id, layer)),
+            Ok(layer) => {
+                reached(Moment::LayerMade);
+                Ok((id, layer))
+            }
             Err(errno) => {
                 self.end_lease(id)?;
                 Err(errno)
@@ -266,6 +270,7 @@ impl Home {
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         let c_string = |text: &str| CString::new(text).map_err(|_| Errno(libc::EINVAL));
         sys::renameat(self.branches, &c_string(from)?, self.branches, &c_string(to)?)?;
+        reached(Moment::BranchRenamed);
         sys::fsync(self.branches)
     }
 
@@ -306,8 +311,12 @@ impl Home {
     fn remove_layer(&self, id: LayerId) -> Result<()> {
         let name = directory_name(id);
         match remove_tree(self.layers, &name.to_string_lossy()) {
+            Ok(()) => {
+                reached(Moment::LayerRemoved);
+                Ok(())
+            }
             Err(Errno::NOENT) => Ok(()),
-            other => other,
+            Err(errno) => Err(errno),
         }
     }
 
@@ -335,6 +344,7 @@ pub fn remove_tree(parent: Fd, name: &str) -> Result<()> {
     let deadline = sys::monotonic_ns() + REMOVE_LIMIT.as_nanos() as u64;
     loop {
         remove_inside(parent, &name)?;
+        reached(Moment::DirectoryEmptied);
         match sys::unlinkat(parent, &name, libc::AT_REMOVEDIR) {
             Err(Errno(libc::ENOTEMPTY)) if sys::monotonic_ns() < deadline => {
                 sys::sleep(Duration::from_millis(10));

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod home;
 pub mod layer;
 pub mod manifest;
+pub mod moment;
 pub mod owned_lock;
 pub mod path;
 pub mod recorder;

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 
 use crate::errno::{Errno, Result};
 use crate::layer::LayerId;
+use crate::moment::{Moment, reached};
 use crate::sys::{self, Fd, O_CLOEXEC, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
 
 const MAGIC: &[u8; 8] = b"ANAMANI1";
@@ -157,6 +158,7 @@ fn replace_file_after(
     sys::close(fd);
     written?;
     before()?;
+    reached(Moment::RecordBeside);
     sys::renameat(dir, temporary, dir, name)?;
     sys::fsync(dir)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use pgdata::class::{Class, PRIVATE_DIRECTORIES, classify};
 use pgdata::control_file::{ControlFile, State};
 use store::manifest::{Entry, Manifest};
+use store::moment::{Moment, reached};
 use store::sys;
 
 use super::durable::Batch;
@@ -117,6 +118,7 @@ impl Engine {
             ServerRecord { bin_dir: server.bin_dir.clone(), major: server.major, minor: server.minor };
         let text = serde_json::to_vec(&record).map_err(|error| Error::Damaged(error.to_string()))?;
         batch.write(&new.join("server"), &text)?;
+        reached(Moment::ServerRecorded);
         let name = format!("{key}{}", store::home::NEW);
         let branch = self.home.open_branch(&name).context(|| format!("could not open {}", new.display()))?;
         let written = manifest.write_first(branch);

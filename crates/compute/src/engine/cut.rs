@@ -13,6 +13,7 @@ use store::RelPath;
 use store::gate::{Gate, GiveUp};
 use store::home::Prepared;
 use store::layer::{Layer, arena, seal};
+use store::moment::{Moment, reached};
 use store::stack::Stack;
 use store::sys::{self, Fd};
 
@@ -112,6 +113,7 @@ impl Engine {
     fn cut_into(&self, parent: &BranchKey, child: &BranchKey, new: &Path) -> Result<CutInfo, Error> {
         let parent_record = self.record(parent)?;
         make_skeleton(new)?;
+        reached(Moment::SkeletonMade);
         let branch =
             self.home.open_branch(parent.as_str()).context(|| format!("could not open branch {parent}"))?;
         let cut = self.cut_open(parent, &parent_record, branch);
@@ -128,11 +130,13 @@ impl Engine {
         let end = exact_end(&source, seen.mark);
         let mut batch = Batch::default();
         assemble(&source, end, &new.join("pgdata/pg_wal"), &mut batch)?;
+        reached(Moment::LogAssembled);
         let parent_data = self.data_directory(parent);
         copy_settings(&parent_data, &new.join("pgdata"), &mut batch)?;
         if planted(Fault::SlotsInherited) {
             copy_slots(&parent_data, &new.join("pgdata"))?;
         }
+        reached(Moment::SettingsCopied);
         let recorded = Recorded::configured(&parent_data)
             .and_then(|configured| Ok(configured.max(&Recorded::last_started(&parent_data)?)))
             .context(|| format!("could not read the configuration of branch {parent}"))?
@@ -215,9 +219,12 @@ impl Engine {
     }
 
     fn prepare(&self, parent: &BranchKey, top: Option<u32>) -> Result<Prepared, Error> {
-        self.home
+        let prepared = self
+            .home
             .prepare_cut(parent.as_str(), top)
-            .context(|| format!("could not prepare a cut of branch {parent}"))
+            .context(|| format!("could not prepare a cut of branch {parent}"))?;
+        reached(Moment::CutPrepared);
+        Ok(prepared)
     }
 
     fn cut_once(
@@ -243,6 +250,7 @@ impl Engine {
             Err(reason) => return Ok(Err(reason)),
         };
         let drain = started.elapsed();
+        reached(Moment::GateClosed);
         // From here to the switch writers wait: two small reads.
         let control = read_control(stack, top + 1)?;
         let now = match (mark(), read_before) {
@@ -251,7 +259,11 @@ impl Engine {
             (mark, _) => Lsn(mark),
         };
         let tail = self.tail_page(parent, record, control.timeline, now)?;
-        Ok(closed.switch().map(|_| Seen { control, mark: now, tail, drain, closed: started.elapsed() }))
+        Ok(closed.switch().map(|_| {
+            let closed = started.elapsed();
+            reached(Moment::GateSwitched);
+            Seen { control, mark: now, tail, drain, closed }
+        }))
     }
 
     /// The page that holds the byte before `end`.

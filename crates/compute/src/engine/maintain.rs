@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use store::layer::directory_name;
+use store::moment::{Moment, reached};
 
 use super::home::{Context, Engine, seal_layer};
 use super::{BranchKey, ComputeState, Error, StopMode, Usage};
@@ -23,10 +24,12 @@ impl Engine {
             return Ok(());
         }
         self.stop_locked(key, StopMode::Kill)?;
+        reached(Moment::ComputeEnded);
         // A segment that somebody still has attached is not ours to remove, and no reason to stop.
         let _ = crate::process::remove_stale_shared_memory(&self.data_directory(key));
         self.remove_cache_directory(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
+        reached(Moment::MemoryFreed);
         self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"))
     }
 

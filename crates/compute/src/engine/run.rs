@@ -215,6 +215,9 @@ impl Engine {
     pub(super) fn stop_locked(&self, key: &BranchKey, mode: StopMode) -> Result<(), Error> {
         let data = self.data_directory(key);
         if self.state(key)? == ComputeState::Stopped {
+            // An engine that died while it was stopping the compute may have left these.
+            let _ = process::remove_stale_shared_memory(&data);
+            self.remove_cache_directory(key);
             return Ok(());
         }
         let failed = |error: process::Error| Error::Postgres(format!("branch {key}: {error}"));

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use compute::engine::StopMode;
+use compute::moment::{Moment, reached};
 
 use super::{Control, key_of};
 use crate::error::Error;
+use crate::model::State;
 
 impl Control {
     /// Lets nobody new in, and stops the computes unless they are to be kept. Those that are kept
@@ -41,10 +43,27 @@ impl Control {
         result
     }
 
+    /// Stops the compute of a branch, if it is deleted still.
+    pub(crate) async fn stop_deleted_branch(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        let _claim = self.claim_in_turn(branch).await;
+        let _turn = self.computes.turn(branch).await;
+        let key = key_of(branch)?;
+        self.blocking(move |control| {
+            let row = control.db.read(|c| crate::db::branches::by_uid(c, key.as_str()))?;
+            if row.is_some_and(|row| row.state == State::Deleted) {
+                control.clear_orphans(&key)?;
+                control.engine.stop(&key, StopMode::Fast)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Stops a deleted branch for good, and frees its data where that is due.
     pub(crate) async fn retire_branch(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
         let _claim = self.claim_in_turn(branch).await;
         self.close_endpoints(branch).await?;
+        reached(Moment::EndpointClosed);
         let _turn = self.computes.turn(branch).await;
         let key = key_of(branch)?;
         self.blocking(move |control| {
@@ -57,9 +76,16 @@ impl Control {
                     // First the data, then the row that says it must go.
                     control.undo_branch_files(key.as_str())?;
                     control.sizes.forget(key.as_str());
-                    control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))
+                    control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))?;
+                    reached(Moment::RowRemoved);
+                    Ok(())
                 }
-                Some(false) => Ok(control.engine.stop(&key, StopMode::Fast)?),
+                Some(false) => {
+                    control.clear_orphans(&key)?;
+                    control.engine.stop(&key, StopMode::Fast)?;
+                    reached(Moment::ComputeEnded);
+                    Ok(())
+                }
                 None => Ok(()),
             }
         })

@@ -11,6 +11,7 @@ use crate::layer::entry::{self, Entry};
 use crate::layer::index::Builder;
 use crate::layer::{Kind, Layer, LayerId, blocks, directory_name, hidden_name, list_native, log};
 use crate::manifest::replace_file;
+use crate::moment::{Moment, reached};
 use crate::path::RelPath;
 use crate::sys::{self, Fd, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC};
 
@@ -249,9 +250,11 @@ pub fn build_index(layer: &Layer) -> Result<()> {
     if arena.sync_state() != SyncState::Durable {
         return Err(Errno(libc::EBUSY));
     }
+    reached(Moment::LayerSynced);
     let mut builder = Builder::default();
     index_directory(layer, &RelPath::ROOT, &mut builder)?;
     replace_file(layer.dir, c"index", c"index.new", &builder.encode())?;
+    reached(Moment::LayerIndexed);
     // Mapped arenas stay valid for those who have them.
     for name in [c"arena", c"log"] {
         match sys::unlinkat(layer.dir, name, 0) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use compute::engine::CutInfo;
+use compute::moment::{Moment, reached};
 use jiff::Timestamp;
 use rusqlite::Transaction;
 
@@ -53,6 +54,7 @@ impl Control {
                 control.note_refusal(&principal, "branch.create", &target, plan)
             })
             .await?;
+        reached(Moment::CreateAsked);
         let operation = plan.operation.uid.clone();
         let resource = plan.operation.resource.clone();
         let control = Arc::clone(self);
@@ -165,7 +167,11 @@ impl Control {
         let (cut, keys, address, ()) = tokio::join!(
             self.cut(&parent.uid, &branch.uid),
             self.write_keys(&branch.uid, candidates.clone()),
-            self.open_endpoints(&branch.uid),
+            async {
+                self.open_endpoints(&branch.uid).await?;
+                reached(Moment::EndpointOpen);
+                Ok::<(), Error>(())
+            },
             // The child is listed from what is known of its parent, until it is looked at itself.
             self.look_if_awake(&parent.uid),
         );
@@ -186,8 +192,11 @@ impl Control {
                     cut.closed_us,
                     "branch made"
                 );
+                reached(Moment::BranchMade);
                 control.keep_later_keys(&parent.uid, &branch.uid, candidates)?;
-                control.settle_branch(branch, Some(&cut))
+                control.settle_branch(branch, Some(&cut))?;
+                reached(Moment::CreateSettled);
+                Ok(())
             }
             Err(error) => {
                 tracing::error!(branch = branch.uid, %error, "branch could not be made");
@@ -249,8 +258,11 @@ impl Control {
     /// Frees what a branch has on disk.
     pub(crate) fn undo_branch_files(&self, uid: &str) -> Result<(), Error> {
         self.engine.delete(&key_of(uid)?)?;
+        reached(Moment::DataRemoved);
         self.catalogs.forget(uid);
-        self.keys.remove(uid)
+        self.keys.remove(uid)?;
+        reached(Moment::KeysRemoved);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use compute::fault::{Fault, planted};
+use compute::moment::{Moment, reached};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -33,6 +34,7 @@ impl Control {
                 control.note_refusal(&principal, "branch.delete", &target, outcome)
             })
             .await?;
+        reached(Moment::DeleteAsked);
         self.carry_out_delete(operation, doomed).await
     }
 
@@ -133,7 +135,9 @@ impl Control {
                     _ => false,
                 };
                 if empty { projects::remove(tx, &target) } else { Ok(()) }
-            })
+            })?;
+            reached(Moment::DeleteSettled);
+            Ok(())
         })
         .await
     }
