@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, missing_docs)]
 
 pub mod daemon;
+pub mod door;
 pub mod files;
 pub mod lab;
 pub mod power;

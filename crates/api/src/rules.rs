@@ -64,11 +64,6 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("DELETE", pg!("/projects/{project}"), OnProject(Manage)),
     ("POST", pg!("/projects/{project}/undelete"), OnProject(Manage)),
     ("GET", pg!("/projects/{project}/operations/{operation}"), OnOperation),
-    // Places where clients may look for operations that are not there.
-    ("GET", pg!("/operations/{operation}"), Of(Know)),
-    ("GET", pg!("/catalogs/{catalog}/operations/{operation}"), Of(Know)),
-    ("GET", pg!("/synced_tables/{synced_table}/operations/{operation}"), Of(Know)),
-    ("GET", pg!("/projects/{project}/snapshots/{snapshot}/operations/{operation}"), OnOperation),
     ("GET", pg!("/projects/{project}/branches"), OnProject(View)),
     ("POST", pg!("/projects/{project}/branches"), OnProject(Manage)),
     ("GET", branch!(""), OnProject(View)),

@@ -1,3 +1,4 @@
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,7 +212,8 @@ fn start_log(home: &Path, background: bool) -> Result<(), Failure> {
     if background {
         builder.with_ansi(false).with_writer(std::sync::Mutex::new(daemon::open_log(home)?)).init();
     } else {
-        builder.with_writer(std::io::stderr).init();
+        let colour = std::io::stderr().is_terminal();
+        builder.with_ansi(colour).with_writer(std::io::stderr).init();
     }
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
