@@ -5,6 +5,7 @@ pub mod engine;
 pub mod imports;
 pub mod initdb;
 pub mod install;
+pub mod limits;
 pub mod machine;
 pub mod os;
 pub mod platform;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use store::gate::Gate;
 use store::home::Home;
@@ -13,6 +13,7 @@ use store::manifest::Manifest;
 use store::sys;
 
 use super::{BranchKey, Error};
+use crate::limits::{Limiter, Limits};
 
 /// The branches of one home.
 pub struct Engine {
@@ -22,6 +23,9 @@ pub struct Engine {
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
+    pub(super) limiter: OnceLock<Limiter>,
+    /// What computes may take.
+    pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
     /// Where the WAL of each running branch ended in the last round of maintenance.
     wal_marks: Mutex<HashMap<BranchKey, u64>>,
 }
@@ -64,6 +68,8 @@ impl Engine {
             sockets: sockets.to_owned(),
             sealing: Arc::default(),
             locks: Mutex::default(),
+            limiter: OnceLock::new(),
+            limits: Mutex::default(),
             wal_marks: Mutex::default(),
         })
     }
