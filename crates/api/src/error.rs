@@ -45,6 +45,8 @@ impl From<Error> for ApiError {
             Refusal::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
             Refusal::Busy => (StatusCode::CONFLICT, "RESOURCE_CONFLICT"),
             Refusal::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "NOT_IMPLEMENTED"),
+            Refusal::InvalidState => (StatusCode::BAD_REQUEST, "INVALID_STATE"),
+            Refusal::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "TEMPORARILY_UNAVAILABLE"),
         };
         let trace = new_uuid(&SystemRandom).unwrap_or_default();
         let message = match refusal {

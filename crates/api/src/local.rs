@@ -76,7 +76,20 @@ fn router(local: Local) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "method not allowed here")
         })
         .layer(axum::middleware::from_fn_with_state(local.clone(), admit))
+        .layer(axum::middleware::from_fn_with_state(local.clone(), count))
         .with_state(local)
+}
+
+/// Counts answers.
+async fn count(State(local): State<Local>, request: Request, next: Next) -> Response {
+    let method = match request.method().as_str() {
+        method @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE") => method.to_owned(),
+        // Whatever a caller sends must not become a label of its own.
+        _ => "other".to_owned(),
+    };
+    let response = next.run(request).await;
+    local.control.metrics().count_response(&method, response.status().as_u16());
+    response
 }
 
 /// Lets in the owner and root, and notes who acts.

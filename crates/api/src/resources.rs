@@ -79,17 +79,13 @@ pub(crate) fn branch(view: &BranchView) -> Value {
 pub(crate) fn endpoint(view: &EndpointView) -> Value {
     let endpoint = &view.endpoint;
     let parent = format!("projects/{}/branches/{}", view.project_id, view.branch_id);
-    let state = match view.state {
-        ComputeStatus::Active => "ACTIVE",
-        ComputeStatus::Idle => "IDLE",
-        ComputeStatus::Degraded => "DEGRADED",
-    };
     let mut status = object([
         ("endpoint_id", Some(json!(endpoint.id))),
         ("endpoint_type", Some(json!("ENDPOINT_TYPE_READ_WRITE"))),
-        ("current_state", Some(json!(state))),
+        ("current_state", Some(json!(compute_state(view.state)))),
+        ("pending_state", view.pending.map(|state| json!(compute_state(state)))),
         ("disabled", Some(json!(endpoint.disabled))),
-        ("last_active_time", view.last_active.map(time)),
+        ("last_active_time", view.times.last_active.map(time)),
         ("hosts", endpoint.address.map(|address| json!({"host": address.host.to_string()}))),
     ]);
     if let (Value::Object(status), Value::Object(settings)) =
@@ -141,6 +137,15 @@ fn response(view: &OperationView) -> Value {
         (Some(Target::Endpoint(view)), _) => endpoint(view),
         (None, Verb::Delete) => json!({"@type": "type.googleapis.com/google.protobuf.Empty"}),
         (None, _) => json!({}),
+    }
+}
+
+fn compute_state(state: ComputeStatus) -> &'static str {
+    match state {
+        ComputeStatus::Active => "ACTIVE",
+        ComputeStatus::Idle => "IDLE",
+        ComputeStatus::Init => "INIT",
+        ComputeStatus::Degraded => "DEGRADED",
     }
 }
 

@@ -4,6 +4,7 @@
 //! files and processes agree with the rows. Intended state is always written first, so a crash at
 //! any step leaves something that the next round finishes or undoes.
 
+mod admission;
 pub mod app;
 pub mod clock;
 mod computes;
@@ -11,6 +12,7 @@ pub mod db;
 mod error;
 mod keys;
 mod listener;
+mod metrics;
 pub mod model;
 pub mod names;
 mod prepare;
@@ -18,5 +20,8 @@ mod reconcile;
 mod scram;
 mod startup;
 
+pub use admission::{Hosting, Room};
 pub use app::{Control, Settings};
-pub use error::{Error, Refusal};
+pub use computes::{Connection, ConnectionGuard};
+pub use error::{ConnectError, Error, Refusal};
+pub use metrics::Metrics;

@@ -1,13 +1,18 @@
 //! The commands, one file each.
 
+mod audit;
 mod branch;
 mod completions;
 mod down;
+mod endpoint;
 mod export;
+mod logs;
+mod metrics;
 mod project;
 mod psql;
 mod quickstart;
 mod serve;
+mod service;
 mod status;
 mod up;
 mod url;
@@ -40,9 +45,17 @@ enum Command {
     Project(project::Command),
     #[command(subcommand)]
     Branch(branch::Command),
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
     Url(url::Args),
     Psql(psql::Args),
     Export(export::Args),
+    Logs(logs::Args),
+    Metrics(metrics::Args),
+    #[command(subcommand)]
+    Audit(audit::Command),
+    #[command(subcommand)]
+    Service(service::Command),
     Completions(completions::Args),
 }
 
@@ -59,6 +72,11 @@ impl Arguments {
             Command::Status(args) => wait_for(status::run(global, args)),
             Command::Project(command) => wait_for(project::run(global, command)),
             Command::Branch(command) => wait_for(branch::run(global, command)),
+            Command::Endpoint(command) => wait_for(endpoint::run(global, command)),
+            Command::Logs(args) => wait_for(logs::run(global, args)),
+            Command::Metrics(args) => wait_for(metrics::run(global, args)),
+            Command::Audit(command) => wait_for(audit::run(global, command)),
+            Command::Service(command) => service::run(global, command),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

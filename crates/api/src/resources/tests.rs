@@ -1,3 +1,4 @@
+use control::app::ComputeTimes;
 use control::model::{
     Address, Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ServerRecord, Source,
 };
@@ -150,7 +151,8 @@ fn an_endpoint_shows_zero_values() {
         project_id: "shop".into(),
         branch_id: "dev".into(),
         state: ComputeStatus::Idle,
-        last_active: None,
+        pending: None,
+        times: ComputeTimes::default(),
     };
     assert_eq!(
         endpoint(&view)["status"],

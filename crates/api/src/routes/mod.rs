@@ -4,6 +4,7 @@ mod branches;
 mod endpoints;
 mod operations;
 mod own;
+mod power;
 mod projects;
 
 use axum::Router;
@@ -18,6 +19,7 @@ pub(crate) fn all() -> Router<Local> {
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .merge(power::routes())
 }
 
 /// The contract's base path.

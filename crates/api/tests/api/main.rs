@@ -3,6 +3,9 @@
 // Helpers count as test code.
 #![allow(clippy::unwrap_used)]
 
+mod crowd;
 mod lakebase;
 mod life;
+mod size;
+mod sleep;
 mod world;

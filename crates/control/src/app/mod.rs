@@ -4,7 +4,10 @@ mod branches;
 mod connect;
 mod endpoints;
 pub mod expiry;
+mod logs;
 mod operations;
+mod picture;
+mod power;
 mod projects;
 mod shutdown;
 mod status;
@@ -20,23 +23,30 @@ use compute::server::Server;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
+use crate::admission::{Admission, Hosting};
 use crate::clock::{Clock, Random, new_uid, new_uuid};
 use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
 use crate::error::{Error, Refusal};
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
+use crate::metrics::Metrics;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
 use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 
+pub use crate::computes::ComputeTimes;
+pub use crate::db::audit::Filter as AuditFilter;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
 pub use connect::{ConnectionInfo, Wake};
 pub use endpoints::{ComputeStatus, EndpointView, UpdateCompute, WriteEndpoint};
+pub use logs::{LogFrom, LogPiece};
 pub use operations::{OperationView, Target};
+pub use picture::ComputeLine;
+pub use power::EndpointName;
 pub use projects::{NewProject, ProjectView};
 use status::Sizes;
-pub use status::{ComputeLine, Status, UsageView};
+pub use status::{Status, UsageView};
 
 /// How long a call waits for its operation before it answers "not done yet".
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -57,6 +67,8 @@ pub struct Settings {
     pub delete_grace: Option<SignedDuration>,
     /// Pause between two rounds of reconciliation.
     pub round: Duration,
+    /// What the host gives to computes.
+    pub hosting: Hosting,
 }
 
 /// The control plane of one home.
@@ -69,6 +81,8 @@ pub struct Control {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) computes: Computes,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
@@ -117,7 +131,11 @@ impl Control {
                 Ok(settings.owner.clone())
             }
         })?;
+        let admission = Admission::new(&settings.hosting);
         Ok(Arc::new(Control {
+            computes: Computes::new(Arc::clone(&clock), Arc::clone(&admission.changed)),
+            admission,
+            metrics: Metrics::default(),
             keys: KeyStore::open(settings.home.join("keys"))?,
             settings,
             engine,
@@ -125,7 +143,6 @@ impl Control {
             db,
             clock,
             random,
-            computes: Computes::default(),
             listeners: Listeners::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
@@ -258,12 +275,16 @@ impl Control {
         outcome
     }
 
-    /// The last `limit` lines of the audit log, newest first.
+    /// The last `limit` lines of the audit log that fit, newest first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn audit_log(self: &Arc<Self>, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        self.blocking(move |control| control.db.read(|c| audit::latest(c, limit))).await
+    pub async fn audit_log(
+        self: &Arc<Self>,
+        filter: AuditFilter,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        self.blocking(move |control| control.db.read(|c| audit::latest(c, &filter, limit))).await
     }
 }
 

@@ -120,7 +120,7 @@ impl Control {
             Ok(control.engine.create_root(&key, &server, &secrets.admin_password)?)
         })
         .await?;
-        self.start_prepared(project, branch).await?;
+        self.start_root(project, branch).await?;
         self.open_endpoints(&branch.uid).await
     }
 
@@ -368,6 +368,8 @@ pub(crate) fn failure(error: &Error) -> Outcome {
             Refusal::AlreadyExists => "ALREADY_EXISTS",
             Refusal::Busy => "RESOURCE_CONFLICT",
             Refusal::NotImplemented => "NOT_IMPLEMENTED",
+            Refusal::InvalidState => "INVALID_STATE",
+            Refusal::Exhausted => "TEMPORARILY_UNAVAILABLE",
         },
         _ => "INTERNAL_ERROR",
     };

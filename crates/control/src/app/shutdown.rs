@@ -54,10 +54,15 @@ impl Control {
                 Some(true) => {
                     // First the data, then the row that says it must go.
                     control.undo_branch_files(key.as_str())?;
+                    control.note_asleep(key.as_str());
                     control.sizes.forget(key.as_str());
                     control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))
                 }
-                Some(false) => Ok(control.engine.stop(&key, StopMode::Fast)?),
+                Some(false) => {
+                    control.engine.stop(&key, StopMode::Fast)?;
+                    control.note_asleep(key.as_str());
+                    Ok(())
+                }
                 None => Ok(()),
             }
         })

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod branches;
+pub mod computes;
 pub mod endpoints;
 pub mod operations;
 pub mod projects;
@@ -18,7 +19,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::error::Error;
 
 /// Step N takes a database from version N to N + 1. Steps are never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001.sql"), include_str!("0005.sql")];
 
 /// The metadata database. One connection behind a lock: every transaction is short.
 pub struct Db {
