@@ -35,6 +35,17 @@ async fn state(world: &World, branch: &str) -> String {
     answer.body["status"]["current_state"].as_str().unwrap().to_owned()
 }
 
+/// Waits until the daemon has seen the end of every connection: that is activity, too.
+async fn nobody_is_connected(world: &World) {
+    let connected = async || {
+        let status = world.get("/api/anabranch/v1/status").await.body;
+        status["computes"].as_array().unwrap().iter().any(|compute| compute["connections"] != 0)
+    };
+    while connected().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A session whose end is told.
 async fn session(
     world: &World,
@@ -92,6 +103,10 @@ async fn replication_keeps_both_sides_awake() {
         .await
         .unwrap();
     world.connect("dev").await.simple_query("SELECT 1").await.unwrap();
+    // The first start of a child runs no workers of replication.
+    let suspend = "/api/anabranch/v1/projects/shop/branches/dev/endpoints/primary/suspend";
+    assert_eq!(world.post(suspend, "").await.status, 200);
+    world.connect("dev").await.simple_query("SELECT 1").await.unwrap();
     let target = world.superuser(&to, "databricks_postgres").await;
     let conninfo = world.superuser_conninfo(&from, "databricks_postgres");
     target.batch_execute("CREATE TABLE t (a int PRIMARY KEY)").await.unwrap();
@@ -126,16 +141,18 @@ async fn autovacuum_is_not_interrupted() {
     let world = World::with_shop().await;
     world.connect("production").await.simple_query("SELECT 1").await.unwrap();
     let admin = world.superuser(&key(&world, "production").await, "databricks_postgres").await;
+    admin.batch_execute("ALTER SYSTEM SET autovacuum_naptime = '1s'").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     admin
         .batch_execute(
-            "ALTER SYSTEM SET autovacuum_naptime = '1s'; SELECT pg_reload_conf(); \
-             CREATE TABLE t (a int) WITH (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, \
+            "CREATE TABLE t (a int) WITH (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, \
              autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0); \
              INSERT INTO t SELECT generate_series(1, 200000); DELETE FROM t WHERE a % 2 = 0",
         )
         .await
         .unwrap();
-    let workers = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'";
+    // The one that is slow enough to be still there when it is looked for.
+    let workers = "SELECT 1 FROM pg_stat_progress_vacuum WHERE relid = 't'::regclass";
     while admin.query(workers, &[]).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -147,6 +164,7 @@ async fn autovacuum_is_not_interrupted() {
 async fn the_daemons_own_look_is_no_use_of_a_compute() {
     let world = World::with_shop().await;
     world.connect("production").await.simple_query("SELECT 1").await.unwrap();
+    nobody_is_connected(&world).await;
     world.clock.pass(DAY - MINUTE);
     for _ in 0..3 {
         assert_eq!(world.control.suspend_idle().await.unwrap(), 0);
@@ -164,6 +182,7 @@ async fn without_suspension_a_compute_stays() {
     let path = "/projects/shop/branches/production/endpoints?endpoint_id=primary&replace_existing=true";
     assert_eq!(world.post(path, body).await.status, 200);
     world.connect("production").await.simple_query("SELECT 1").await.unwrap();
+    nobody_is_connected(&world).await;
     world.clock.pass(400 * DAY);
     assert_eq!(world.control.suspend_idle().await.unwrap(), 0);
     assert_eq!(state(&world, "production").await, "ACTIVE");
@@ -222,6 +241,7 @@ async fn suspending_and_waking_by_hand() {
 async fn a_compute_from_before_the_daemon_is_suspended_too() {
     let world = World::with_shop().await;
     world.connect("production").await.simple_query("SELECT 1").await.unwrap();
+    nobody_is_connected(&world).await;
     world.clock.pass(DAY - MINUTE);
     let world = world.restart().await;
     world.clock.pass(2 * MINUTE);
@@ -273,7 +293,9 @@ async fn nobody_is_lost_in_a_suspension() {
                     connection.await.unwrap().unwrap();
                     served.fetch_add(1, Ordering::Relaxed);
                     drop(turn);
-                    tokio::time::sleep(Duration::from_millis(number as u64)).await;
+                    // Neither so often that the compute is never idle, nor in step with each other.
+                    let pause = 20 + (served.load(Ordering::Relaxed) * 13 + number as usize * 29) % 60;
+                    tokio::time::sleep(Duration::from_millis(pause as u64)).await;
                 }
             })
         })
@@ -281,6 +303,7 @@ async fn nobody_is_lost_in_a_suspension() {
     let mut suspensions = 0;
     while suspensions < SUSPENSIONS {
         let alone = time.write().await;
+        nobody_is_connected(&world).await;
         world.clock.pass(2 * DAY);
         drop(alone);
         suspensions += world.control.suspend_idle().await.unwrap();
