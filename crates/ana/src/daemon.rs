@@ -31,6 +31,16 @@ pub struct Options {
     /// E-mail address of the owner, at the first start [default: that of git]
     #[arg(long, value_name = "EMAIL")]
     pub owner: Option<String>,
+    /// Endpoints are also called `ENDPOINT.DOMAIN`; a wildcard DNS record leads there
+    #[arg(long, env = "ANABRANCH_DOMAIN", value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Certificate, with its chain, shown to clients of PostgreSQL [default: signed by an authority of
+    /// the home's own]
+    #[arg(long, env = "ANABRANCH_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate
+    #[arg(long, env = "ANABRANCH_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Keep the data of deleted branches this long [default: 24h; 1h where they lived a day or less]
     #[arg(long, env = "ANABRANCH_DELETE_GRACE", value_name = "DURATION", value_parser = parse_grace)]
     pub delete_grace: Option<u64>,
@@ -45,11 +55,20 @@ impl Options {
             ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
             ("--run-as", self.run_as.clone()),
             ("--owner", self.owner.clone()),
+            ("--domain", self.domain.clone()),
+            ("--tls-cert", absolute(self.tls_cert.as_deref())),
+            ("--tls-key", absolute(self.tls_key.as_deref())),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
         ];
         arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
         arguments
     }
+}
+
+/// The daemon runs in another directory.
+fn absolute(path: Option<&Path>) -> Option<String> {
+    let path = path?;
+    Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string())
 }
 
 fn parse_grace(text: &str) -> Result<u64, String> {

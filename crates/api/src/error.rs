@@ -41,6 +41,7 @@ impl From<Error> for ApiError {
         let (status, code) = match refusal {
             Refusal::InvalidParameter => (StatusCode::BAD_REQUEST, "INVALID_PARAMETER_VALUE"),
             Refusal::BadRequest | Refusal::ManagedByParent => (StatusCode::BAD_REQUEST, "BAD_REQUEST"),
+            Refusal::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
             Refusal::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Refusal::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
             Refusal::Busy => (StatusCode::CONFLICT, "RESOURCE_CONFLICT"),

@@ -12,5 +12,5 @@ mod resources;
 mod routes;
 mod wire;
 
-pub use local::{Local, serve_local};
+pub use local::{AuthorityInfo, FrontInfo, Local, serve_local};
 pub use public::{bind_public, serve_public};

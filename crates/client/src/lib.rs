@@ -2,6 +2,7 @@
 
 mod error;
 mod resources;
+pub mod tls;
 mod transport;
 
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use serde_json::{Value, json};
 
 pub use error::Error;
 pub use resources::{
-    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointStatus, Hosts,
-    Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Usage, Wake,
+    AuditEntry, AuditLog, Authority, Branch, BranchStatus, Compute, Connection, DatabaseCredential, Endpoint,
+    EndpointStatus, Hosts, Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project,
+    ProjectStatus, Status, Superuser, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -239,6 +241,30 @@ impl Client {
     /// There is no such branch, or as for every call.
     pub async fn connection(&self, project: &str, branch: &str, password: bool) -> Result<Connection, Error> {
         self.get(&format!("{}/connection?password={password}", branch_path(OWN, project, branch))).await
+    }
+
+    /// A token to log in to an endpoint with, by its resource name. Good for an hour.
+    ///
+    /// # Errors
+    /// There is no such endpoint, or as for every call.
+    pub async fn database_credential(&self, endpoint: &str) -> Result<DatabaseCredential, Error> {
+        self.call(Method::POST, &format!("{PG}/credentials"), Some(json!({"endpoint": endpoint}))).await
+    }
+
+    /// The home's own certificate authority.
+    ///
+    /// # Errors
+    /// It has none, since the servers show a certificate from elsewhere; or as for every call.
+    pub async fn authority(&self) -> Result<Authority, Error> {
+        self.get(&format!("{OWN}/ca")).await
+    }
+
+    /// The superuser of a branch, which is woken for it.
+    ///
+    /// # Errors
+    /// Only the owner gets it, on the daemon's own host; or as for every call.
+    pub async fn superuser(&self, project: &str, branch: &str) -> Result<Superuser, Error> {
+        self.call(Method::POST, &format!("{}/superuser", branch_path(OWN, project, branch)), None).await
     }
 
     /// Waits until a branch answers a query.

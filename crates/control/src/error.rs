@@ -9,6 +9,8 @@ pub enum Refusal {
     BadRequest,
     /// The thing lives and dies with its parent.
     ManagedByParent,
+    /// The caller may not do this.
+    PermissionDenied,
     /// There is no such thing.
     NotFound,
     /// The name is taken.

@@ -9,6 +9,7 @@ pub mod clock;
 mod computes;
 pub mod db;
 mod error;
+mod front;
 mod keys;
 mod listener;
 pub mod model;
@@ -16,7 +17,7 @@ pub mod names;
 mod prepare;
 mod reconcile;
 mod scram;
-mod startup;
 
 pub use app::{Control, Settings};
 pub use error::{Error, Refusal};
+pub use front::{EndpointName, EndpointPlace, Front};

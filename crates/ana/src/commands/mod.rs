@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod branch;
+mod ca;
 mod completions;
 mod down;
 mod export;
@@ -41,6 +42,7 @@ enum Command {
     #[command(subcommand)]
     Branch(branch::Command),
     Url(url::Args),
+    Ca(ca::Args),
     Psql(psql::Args),
     Export(export::Args),
     Completions(completions::Args),
@@ -59,6 +61,7 @@ impl Arguments {
             Command::Status(args) => wait_for(status::run(global, args)),
             Command::Project(command) => wait_for(project::run(global, command)),
             Command::Branch(command) => wait_for(branch::run(global, command)),
+            Command::Ca(args) => wait_for(ca::run(global, args)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

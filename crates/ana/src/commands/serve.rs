@@ -1,8 +1,9 @@
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Local;
+use api::{AuthorityInfo, FrontInfo, Local};
 use compute::engine::Engine;
 use compute::install::{self, Archive};
 use compute::machine::Machine;
@@ -11,6 +12,8 @@ use compute::server::{DEFAULT_MAJOR, Server};
 use control::clock::{SystemClock, SystemRandom};
 use control::{Control, Settings};
 use jiff::SignedDuration;
+use proxy::{Certificates, Doorman, Patience};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -37,6 +40,9 @@ pub struct Args {
 
 /// Pause between two rounds of reconciliation.
 const ROUND: Duration = Duration::from_secs(2);
+
+/// Ports tried after a busy one.
+const PORTS: u16 = 64;
 
 /// Calls that still run after the end of everything else get this long.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -91,9 +97,14 @@ async fn serve(
     socket: PathBuf,
     args: &Args,
 ) -> Result<(), Failure> {
+    let keys = settings.home.join("keys");
     let control =
         Control::open(settings, engine, server, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?;
+    let certificates = Arc::new(certificates(&keys, &args.options)?);
+    // Before the first endpoint is listened for.
+    let proxy = Doorman::install(&control, Arc::clone(&certificates), Patience::default());
     control.run().await?;
+    let shared = listen_for_all(args.options.pg_port).await;
     let listener = api::bind_public(args.options.http_port)
         .await
         .map_err(|error| Failure::io("cannot listen for HTTP on 127.0.0.1", &error))?;
@@ -103,10 +114,21 @@ async fn serve(
         control: Arc::clone(&control),
         owner_uid: system::effective_uid(),
         http: listener.local_addr().ok(),
+        front: FrontInfo {
+            authority: certificates.authority().map(|(certificate, file)| AuthorityInfo {
+                certificate: certificate.to_owned(),
+                file: file.to_owned(),
+            }),
+            shared: shared.as_ref().and_then(|listener| listener.local_addr().ok()),
+        },
         shutdown: shutdown.clone(),
     };
     if let Some(http) = local.http {
         output::talk(format!("daemon listens on {} and http://{http}", socket.display()));
+    }
+    // Ends with the runtime; the sessions end with their computes.
+    if let Some(shared) = shared {
+        tokio::spawn(proxy.listen(shared));
     }
     let public = tokio::spawn(api::serve_public(listener, until(&ended)));
     let end = until(&ended);
@@ -127,6 +149,27 @@ async fn serve(
     let _ = tokio::time::timeout(LAST_CALLS, async { (private.await, public.await) }).await;
     tracing::info!("ended");
     Ok(outcome?)
+}
+
+fn certificates(keys: &Path, options: &Options) -> Result<Certificates, Failure> {
+    let certificates = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => Certificates::given(certificate, key, options.domain.clone()),
+        _ => Certificates::own(keys, options.domain.clone()),
+    };
+    certificates.map_err(|error| Failure::refused(error.to_string()))
+}
+
+/// The listener on 127.0.0.1, for connections that say by other means which endpoint they are for.
+/// Each endpoint has an address of its own, so nothing depends on this one.
+async fn listen_for_all(port: u16) -> Option<TcpListener> {
+    let last = port.saturating_add(if port == 0 { 0 } else { PORTS });
+    for port in port..=last {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            return Some(listener);
+        }
+    }
+    tracing::warn!(port, "no port is free on 127.0.0.1; endpoints are reached by their own addresses only");
+    None
 }
 
 /// Resolves once the flag is set.

@@ -2,6 +2,7 @@
 
 mod branches;
 mod endpoints;
+mod front;
 mod operations;
 mod own;
 mod projects;
@@ -18,6 +19,7 @@ pub(crate) fn all() -> Router<Local> {
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .merge(front::routes())
 }
 
 /// The contract's base path.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::OWN;
 use crate::error::ApiError;
-use crate::local::Local;
+use crate::local::{FrontInfo, Local};
 use crate::resources::{object, time};
 use crate::wire::parse_body;
 
@@ -44,6 +44,7 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
         "owner": status.owner,
         "postgres": {"version": status.postgres, "dir": status.postgres_dir},
         "http": local.http.map(|address| address.to_string()),
+        "postgres_address": local.front.shared.map(|address| address.to_string()),
         "projects": status.projects,
         "computes": status.computes.iter().map(compute).collect::<Vec<_>>(),
         "warnings": status.warnings,
@@ -123,16 +124,19 @@ async fn connection(
     Query(query): Query<ConnectionQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let info = local.control.connection_info(principal, project, branch, query.password).await?;
-    Ok(Json(connection_body(info)))
+    Ok(Json(connection_body(info, &local.front)))
 }
 
-fn connection_body(info: ConnectionInfo) -> Value {
+fn connection_body(info: ConnectionInfo, front: &FrontInfo) -> Value {
+    let authority = front.authority.as_ref();
     object([
         ("host", Some(json!(info.address.host.to_string()))),
         ("port", Some(json!(info.address.port))),
         ("role", Some(json!(info.role))),
         ("database", Some(json!(info.database))),
         ("password", info.password.map(Value::from)),
+        ("endpoint", Some(json!(info.endpoint))),
+        ("ca_file", authority.map(|authority| json!(authority.file))),
     ])
 }
 

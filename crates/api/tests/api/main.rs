@@ -3,6 +3,7 @@
 // Helpers count as test code.
 #![allow(clippy::unwrap_used)]
 
+mod front;
 mod lakebase;
 mod life;
 mod world;

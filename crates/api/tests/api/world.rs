@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use api::Local;
+use api::{AuthorityInfo, FrontInfo, Local};
 use compute::engine::Engine;
 use compute::install::{self, Request};
 use compute::machine::Machine;
@@ -17,9 +17,11 @@ use compute::server::{DEFAULT_MAJOR, Server};
 use control::clock::{Clock, SystemClock, SystemRandom};
 use control::{Control, Settings};
 use jiff::{SignedDuration, Timestamp};
+use proxy::{Certificates, Doorman, Patience};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub const OWNER: &str = "ana@example.org";
 
@@ -65,6 +67,7 @@ pub struct World {
     pub control: Arc<Control>,
     pub engine: Arc<Engine>,
     pub clock: Arc<TestClock>,
+    pub certificates: Arc<Certificates>,
     end: watch::Sender<bool>,
     server: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -107,6 +110,8 @@ impl World {
         let random = Arc::new(SystemRandom);
         let control =
             Control::open(settings, Arc::clone(&engine), server(), Arc::clone(&clock) as _, random).unwrap();
+        let certificates = Arc::new(Certificates::own(&dir.join("home/keys"), None).unwrap());
+        Doorman::install(&control, Arc::clone(&certificates), Patience::default());
         control.run().await.unwrap();
         let (shutdown, _) = watch::channel(None);
         let (end, mut ended) = watch::channel(false);
@@ -114,6 +119,13 @@ impl World {
             control: Arc::clone(&control),
             owner_uid: compute::os::effective_uid(),
             http: None,
+            front: FrontInfo {
+                authority: certificates.authority().map(|(certificate, file)| AuthorityInfo {
+                    certificate: certificate.to_owned(),
+                    file: file.to_owned(),
+                }),
+                shared: None,
+            },
             shutdown,
         };
         let socket = dir.join("api.sock");
@@ -123,7 +135,7 @@ impl World {
             };
             api::serve_local(local, &socket, end).await
         });
-        let world = World { dir, control, engine, clock, end, server: Some(server) };
+        let world = World { certificates, dir, control, engine, clock, end, server: Some(server) };
         while UnixStream::connect(world.dir.join("api.sock")).is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -183,9 +195,15 @@ impl World {
     }
 
     pub async fn try_connect(&self, branch: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let (client, connection) = self.config(branch).await.connect(tokio_postgres::NoTls).await?;
+        let (client, connection) = self.config(branch).await.connect(self.tls()).await?;
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// TLS that trusts the home's own authority.
+    pub fn tls(&self) -> MakeRustlsConnect {
+        let (_, file) = self.certificates.authority().unwrap();
+        client::tls::connector(Some(file)).unwrap()
     }
 
     pub async fn config(&self, branch: &str) -> tokio_postgres::Config {

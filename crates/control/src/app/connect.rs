@@ -15,7 +15,9 @@ use crate::prepare;
 /// What a client needs to connect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// Address of the branch's endpoint.
+    /// Resource name of the branch's endpoint.
+    pub endpoint: String,
+    /// Its address.
     pub address: Address,
     /// Role to log in as.
     pub role: String,
@@ -45,13 +47,14 @@ impl Control {
         with_password: bool,
     ) -> Result<ConnectionInfo, Error> {
         self.blocking(move |control| {
-            let (row, address) = control.db.read(|c| {
+            let (row, endpoint) = control.db.read(|c| {
                 let (_, row) = live_branch(c, &project, &branch)?;
-                let address = endpoints::list(c, &row.uid)?.into_iter().find_map(|endpoint| endpoint.address);
-                Ok((row, address))
+                let endpoint = endpoints::list(c, &row.uid)?.into_iter().next();
+                Ok((row, endpoint))
             })?;
-            let address =
-                address.ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
+            let (id, address) = endpoint
+                .and_then(|endpoint| Some((endpoint.id, endpoint.address?)))
+                .ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
             let secrets = control.keys.wanted(&row.uid)?;
             if with_password {
                 let target = branch_name(&project, &branch);
@@ -67,6 +70,7 @@ impl Control {
                 })?;
             }
             Ok(ConnectionInfo {
+                endpoint: format!("projects/{project}/branches/{branch}/endpoints/{id}"),
                 address,
                 role: secrets.owner_role,
                 database: DEFAULT_DATABASE.to_owned(),

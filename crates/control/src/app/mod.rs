@@ -8,6 +8,7 @@ mod operations;
 mod projects;
 mod shutdown;
 mod status;
+mod superuser;
 
 use std::collections::HashSet;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,6 +25,7 @@ use crate::clock::{Clock, Random, new_uid, new_uuid};
 use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
 use crate::error::{Error, Refusal};
+use crate::front::FrontDoor;
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
@@ -37,6 +39,7 @@ pub use operations::{OperationView, Target};
 pub use projects::{NewProject, ProjectView};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
+pub use superuser::SuperuserAccess;
 
 /// How long a call waits for its operation before it answers "not done yet".
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -70,6 +73,7 @@ pub struct Control {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) computes: Computes,
     pub(crate) listeners: Listeners,
+    pub(crate) front: FrontDoor,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
     owner: String,
@@ -127,6 +131,7 @@ impl Control {
             random,
             computes: Computes::default(),
             listeners: Listeners::default(),
+            front: FrontDoor::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
             owner,

@@ -368,6 +368,7 @@ pub(crate) fn failure(error: &Error) -> Outcome {
             Refusal::AlreadyExists => "ALREADY_EXISTS",
             Refusal::Busy => "RESOURCE_CONFLICT",
             Refusal::NotImplemented => "NOT_IMPLEMENTED",
+            Refusal::PermissionDenied => "PERMISSION_DENIED",
         },
         _ => "INTERNAL_ERROR",
     };
