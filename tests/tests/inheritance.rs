@@ -444,10 +444,9 @@ async fn ties_to_other_servers_and_unsafe_settings_have_no_effect() {
         assert_eq!(show(&client, "synchronous_standby_names").await, "");
     }
     let dev = lab.connect("dev").await;
-    for (setting, value) in [
-        ("autovacuum_freeze_max_age", "1500000000"),
-        ("autovacuum_multixact_freeze_max_age", "1500000000"),
-    ] {
+    for (setting, value) in
+        [("autovacuum_freeze_max_age", "1500000000"), ("autovacuum_multixact_freeze_max_age", "1500000000")]
+    {
         assert_eq!(show(&dev, setting).await, value, "{setting}");
     }
     assert_eq!(show(&lab.connect("main").await, "autovacuum_freeze_max_age").await, "200000000");
