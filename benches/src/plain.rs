@@ -102,6 +102,7 @@ impl Plain {
             env: Vec::new(),
             log: directory.join("postgres.log"),
             run_as: None,
+            confinement: None,
             limit: LIMIT,
         };
         let plain = Plain { spec, sockets, directory };

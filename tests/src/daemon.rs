@@ -218,7 +218,7 @@ impl Home {
             let name = |layer| store::layer::directory_name(layer).to_str().unwrap().to_owned();
             layers.extend(entries.iter().map(|entry| name(entry.layer)));
         }
-        assert_eq!(names(&self.data().join("layers")), layers, "layers");
+        assert_eq!(crate::files::layers_in(&self.data().join("layers")), layers, "layers");
         let keys = all.iter().map(|uid| format!("{uid}.json")).collect();
         let mut kept = names(&self.data().join("keys"));
         // The daemon's own, whatever branches there are.
@@ -226,6 +226,7 @@ impl Home {
         assert_eq!(kept, keys, "keys");
         let mut sockets = names(&self.run_directory().unwrap());
         sockets.remove("api.sock");
+        sockets.remove("api.key");
         assert!(sockets.is_subset(&all), "sockets {sockets:?} of branches {all:?}");
         let home = self.data().canonicalize().unwrap();
         let hash = store::path::fnv1a(home.join("layers").as_os_str().as_encoded_bytes());
@@ -423,9 +424,10 @@ fn exchange(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<A
     let path = if own { path.to_owned() } else { format!("/api/2.0/postgres{path}") };
     let mut stream = UnixStream::connect(socket)?;
     let length = body.len();
+    let key = fs::read_to_string(socket.with_extension("key"))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Anabranch-Key: {key}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

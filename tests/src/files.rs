@@ -1,6 +1,6 @@
 //! Files of a home as a test sees them: digests, inodes, disk space, which layers a branch reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -50,6 +50,19 @@ pub fn assert_same(before: &BTreeMap<PathBuf, String>, after: &BTreeMap<PathBuf,
     let changed: Vec<&&PathBuf> =
         paths.iter().filter(|path| before.get(**path) != after.get(**path)).collect();
     assert!(changed.is_empty(), "changed: {changed:#?}");
+}
+
+/// Paths of all layers below a home's `layers`, and of groups that are empty.
+pub fn layers_in(directory: &Path) -> BTreeSet<String> {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    };
+    let inside = |group: String| match names(&directory.join(&group)) {
+        layers if layers.is_empty() => vec![group],
+        layers => layers.iter().map(|layer| format!("{group}/{layer}")).collect(),
+    };
+    names(directory).into_iter().flat_map(inside).collect()
 }
 
 /// Disk space of a tree, bytes; a file with several names counts once.

@@ -456,13 +456,13 @@ fn assert_tidy(lab: &Lab) {
     };
     let branches = names(lab.home().join("branches"));
     assert!(branches.iter().all(|name| !name.contains('.')), "{branches:?}");
+    let layers = lab.home().join("layers");
     let mut named = BTreeSet::new();
     for branch in &branches {
-        named.extend(
-            lab.layers(branch).iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()),
-        );
+        let below = |path: &PathBuf| path.strip_prefix(&layers).unwrap().to_str().unwrap().to_owned();
+        named.extend(lab.layers(branch).iter().map(below));
     }
-    assert_eq!(names(lab.home().join("layers")), named);
+    assert_eq!(e2e::files::layers_in(&layers), named);
     let sockets = names(lab.path.join("s"));
     assert!(sockets.is_subset(&branches), "{sockets:?} {branches:?}");
     let hash = store::path::fnv1a(lab.home().join("layers").as_os_str().as_encoded_bytes());

@@ -34,6 +34,7 @@ impl Stock {
             env: Vec::new(),
             log: sockets.join("log"),
             run_as: None,
+            confinement: None,
             limit: Duration::from_secs(120),
         };
         process::spawn(&spec).unwrap();

@@ -124,6 +124,10 @@ async fn a_table_that_shrank_and_grew_shows_no_old_rows() {
     let settings = [("shared_buffers", "32MB")];
     let lab = Lab::new();
     lab.engine.create_root(&key("main"), &lab.server, PASSWORD).unwrap();
+    // Before the starts: a confined compute reaches what stood beside the home then.
+    let file = lab.path.join("rows");
+    let lines: String = (0..1500).map(|i| format!("{}\t{}\n", 100_000 + i, "new".repeat(300))).collect();
+    std::fs::write(&file, lines).unwrap();
     lab.start_with("main", &settings);
     let main = lab.connect("main").await;
     let fill = "create table t(i int, v text);
@@ -131,9 +135,6 @@ async fn a_table_that_shrank_and_grew_shows_no_old_rows() {
     run(&main, fill).await;
     run(&main, "checkpoint").await;
     lab.engine.create_child(&key("main"), &key("dev")).unwrap();
-    let file = lab.path.join("rows");
-    let lines: String = (0..1500).map(|i| format!("{}\t{}\n", 100_000 + i, "new".repeat(300))).collect();
-    std::fs::write(&file, lines).unwrap();
     lab.start_with("dev", &settings);
     let copy = format!("copy t from '{}'", file.display());
     for (name, left) in [("main", 3000), ("dev", 5000)] {

@@ -1,9 +1,12 @@
 //! The API over the unix socket, for the people of this host.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use auth::{Digest, Secret};
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -19,6 +22,10 @@ use crate::gate;
 
 /// Header by which a program says that it acts for the person.
 const AGENT_HEADER: &str = "x-anabranch-agent";
+
+/// Header with the content of the file beside the socket. The user id that the kernel names is the same for
+/// the daemon's user and for the programs of its computes; but these are confined and cannot read the file.
+const KEY_HEADER: &str = "x-anabranch-key";
 
 /// As much of that name is kept, characters.
 const LONGEST_AGENT: usize = 100;
@@ -62,19 +69,35 @@ pub async fn serve_local(
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    let key = write_key(&socket.with_extension("key"))?;
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     let router = gate::guarded(local.clone())
-        .layer(axum::middleware::from_fn_with_state(local, admit))
+        .layer(axum::middleware::from_fn_with_state((local, key), admit))
         .into_make_service_with_connect_info::<Peer>();
     let outcome = axum::serve(listener, router).with_graceful_shutdown(end).await;
     let _ = std::fs::remove_file(socket);
+    let _ = std::fs::remove_file(socket.with_extension("key"));
     outcome
+}
+
+/// A new key for whoever may read the daemon's files; what is to be remembered of it.
+fn write_key(path: &Path) -> std::io::Result<Digest> {
+    let mut random = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let key = Secret::new(random.iter().map(|byte| format!("{byte:02x}")).collect());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(key.expose().as_bytes())?;
+    Ok(key.digest())
 }
 
 /// Lets in the owner and root, and notes who acts.
 async fn admit(
-    State(local): State<Local>,
+    State((local, key)): State<(Local, Digest)>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     mut request: Request,
     next: Next,
@@ -84,6 +107,15 @@ async fn admit(
             StatusCode::FORBIDDEN,
             "PERMISSION_DENIED",
             "this daemon belongs to another user of this host",
+        )
+        .into_response();
+    }
+    let shown = request.headers_mut().remove(KEY_HEADER);
+    if !shown.is_some_and(|shown| shown.to_str().is_ok_and(|shown| Digest::of(shown) == key)) {
+        return ApiError::new(
+            StatusCode::FORBIDDEN,
+            "PERMISSION_DENIED",
+            "the call does not show the key in the file api.key beside the daemon's socket",
         )
         .into_response();
     }

@@ -46,7 +46,17 @@ impl Client {
     ) -> Result<Request<Full<Bytes>>, Error> {
         let mut request = Request::builder().method(method).uri(path);
         request = match &self.target {
-            Target::Socket(_) => request.header("host", "localhost"),
+            Target::Socket(socket) => {
+                let request = request.header("host", "localhost");
+                // What the daemon takes as a proof that its files may be read by the caller.
+                match std::fs::read(socket.with_extension("key")).map(|key| HeaderValue::from_bytes(&key)) {
+                    Ok(Ok(mut key)) => {
+                        key.set_sensitive(true);
+                        request.header("x-anabranch-key", key)
+                    }
+                    _ => request,
+                }
+            }
             Target::Remote(remote) => {
                 let mut token = HeaderValue::from_str(&format!("Bearer {}", remote.token()))
                     .map_err(|_| Error::Protocol("the token has characters that no token has".to_owned()))?;

@@ -10,8 +10,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::confinement::Confinement;
 use crate::fault::{Fault, planted};
 use crate::os::{self, User};
 use crate::server::Server;
@@ -40,6 +42,8 @@ pub struct SpawnSpec {
     pub log: PathBuf,
     /// For a caller that is still root.
     pub run_as: Option<User>,
+    /// What all processes of the server are confined to.
+    pub confinement: Option<Arc<Confinement>>,
     /// How long recovery and start may take until connections are accepted.
     pub limit: Duration,
 }
@@ -194,6 +198,8 @@ fn start(spec: &SpawnSpec, log: &File) -> Result<Child, Error> {
         command.uid(user.uid).gid(user.gid);
     }
     os::detach(&mut command, OPEN_FILES);
+    // Last: what comes before may need what it takes away.
+    spec.confinement.iter().for_each(|confinement| confinement.apply(&mut command));
     command.spawn().map_err(io("starting", &program))
 }
 

@@ -167,6 +167,7 @@ impl Cluster {
             env: Vec::new(),
             log: self.log(),
             run_as: user(),
+            confinement: None,
             limit: Duration::from_secs(60),
         }
     }

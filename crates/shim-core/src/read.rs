@@ -182,7 +182,7 @@ impl Tracker {
 
     /// An unnamed file with the content of a tracked one, for readers that bypass us (stdio).
     pub fn materialize(&self, fd: Fd) -> Result<Fd> {
-        let copy = sys::openat(self.branch, c".", libc::O_TMPFILE | sys::O_RDWR | sys::O_CLOEXEC, 0o600)?;
+        let copy = sys::openat(self.private, c".", libc::O_TMPFILE | sys::O_RDWR | sys::O_CLOEXEC, 0o600)?;
         let mut buffer = [0u8; BLOCK as usize];
         let mut offset = 0;
         loop {

@@ -83,7 +83,7 @@ pub struct Tracker {
     pub(crate) descriptors: Descriptors,
     pub(crate) lower: LowerCache,
     /// The branch's private directory for scratch files.
-    private: Fd,
+    pub(crate) private: Fd,
     /// Where caches among them go.
     caches: Fd,
     pub(crate) branch: Fd,
@@ -115,7 +115,7 @@ impl Tracker {
         };
         let below = |name: &[u8]| [&settings.branch_directory[..], name].concat();
         let branch = directory(&settings.branch_directory)?;
-        let layers = directory(&settings.layers_directory)?;
+        let layers = place(&settings.layers_directory)?;
         let private = directory(&below(b"/private"))?;
         // Anybody may clear memory directories; the private one always works.
         let caches =
@@ -139,7 +139,7 @@ impl Tracker {
             caches,
             branch,
             offered,
-            witness: directory(&settings.layers_directory)?,
+            witness: directory(&settings.branch_directory)?,
             durable_below: AtomicU32::new(0),
             slot: AtomicU32::new(UNCLAIMED),
             inside: AtomicBool::new(false),
@@ -288,6 +288,13 @@ impl Tracker {
 fn open_directory(path: &[u8]) -> Result<Fd> {
     let path = std::ffi::CString::new(path).map_err(|_| Errno(libc::EINVAL))?;
     sys::openat(sys::AT_FDCWD, &path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
+}
+
+/// A directory to begin paths at: a process that is confined to its branch may not list it.
+fn place(path: &[u8]) -> core::result::Result<Fd, NotAttached> {
+    let name = std::ffi::CString::new(path).map_err(|_| NotAttached::by(path, Errno(libc::EINVAL)))?;
+    let opened = sys::openat(sys::AT_FDCWD, &name, libc::O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    opened.map(store::layer::high).map_err(|errno| NotAttached::by(path, errno))
 }
 
 impl Drop for Inside<'_> {

@@ -215,8 +215,8 @@ impl Tracker {
         if name.ends_with(b" (deleted)") {
             return Ok(None);
         }
-        // layers/<16 digits>/f/<path>
-        let rest = name.strip_prefix(&self.settings.layers_directory[..]).and_then(|rest| rest.get(20..));
+        let below = name.strip_prefix(&self.settings.layers_directory[..]);
+        let rest = below.and_then(|rest| rest.strip_prefix(b"/")).and_then(store::layer::path_within);
         let Some(path) = rest.and_then(|rest| RelPath::new(rest).ok()) else { return Ok(None) };
         let whole = pgdata::class::classify(path.as_bytes()) == pgdata::class::Class::Whole;
         let lock = self.files.lock(&path);

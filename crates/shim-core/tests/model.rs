@@ -135,9 +135,7 @@ impl World {
         let manifests = home.branches().unwrap().into_iter().map(|name| home.manifest(&name).unwrap());
         let named: BTreeSet<u64> =
             manifests.flat_map(|manifest| manifest.entries).map(|entry| entry.layer).collect();
-        let names = std::fs::read_dir(home.layers_path()).unwrap().map(|entry| entry.unwrap().file_name());
-        let there: BTreeSet<u64> =
-            names.map(|name| u64::from_str_radix(name.to_str().unwrap(), 16).unwrap()).collect();
+        let there: BTreeSet<u64> = home.layers_there().unwrap().into_iter().collect();
         let gone: Vec<_> = named.difference(&there).collect();
         assert!(gone.is_empty(), "layers {gone:?} are gone, and branches need them");
         let left: Vec<_> = there.difference(&named).collect();

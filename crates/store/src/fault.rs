@@ -65,6 +65,9 @@ faults! {
     /// The real directory of a branch holds what a server without the preload library can start on.
     SkeletonReadable = "skeleton-readable",
 
+    /// Programs that a branch starts reach files of the others.
+    Unconfined = "unconfined",
+
     /// Subscriptions that came with a child's data stay enabled, with the parent's slot.
     SubscriptionKept = "subscription-kept",
     /// Logical replication workers run at a child's first start.

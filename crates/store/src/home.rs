@@ -3,7 +3,8 @@
 //! A branch is a directory `branches/<name>` with a manifest. It comes into being by a rename of
 //! `branches/<name>.new` and ends by a rename to `branches/<name>.gone`; so there is never half a
 //! branch. A layer lives while a manifest names it (exact counts, taken from the manifests at
-//! start) or while a cut in progress holds a lease on it.
+//! start) or while a cut in progress holds a lease on it. The layers that a branch writes lie in one
+//! directory, its group, whose number is that of the first of them.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use crate::errno::{Errno, Result};
 use crate::fault::{Fault, planted};
-use crate::layer::{Kind, Layer, LayerId, directory_name, list_native};
+use crate::layer::{self, Kind, Layer, LayerId, directory_name, group_of, list_native};
 use crate::manifest::{Entry, Manifest};
 use crate::moment::{Moment, reached};
 use crate::path::RelPath;
@@ -25,6 +26,8 @@ use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY};
 pub const NEW: &str = ".new";
 /// Suffix of a branch that is being removed.
 pub const GONE: &str = ".gone";
+/// The part of a layer's identity that tells it from all others; above it stands its group's number.
+const NUMBER: u64 = 0xffff_ffff;
 /// How long a directory may be refilled by somebody else while it is removed.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -95,13 +98,9 @@ impl Home {
                 Err(_) => swept.damaged.push(name),
             }
         }
-        let mut layers = Vec::new();
-        list_native(self.layers, &RelPath::ROOT, &mut |name, _| {
-            let id = std::str::from_utf8(name).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
-            layers.extend(id);
-            Ok(())
-        })?;
-        self.next_layer.store(layers.iter().max().map_or(1, |id| id + 1), Ordering::Relaxed);
+        let layers = self.layers_there()?;
+        let last = layers.iter().map(|id| id & NUMBER).max();
+        self.next_layer.store(last.map_or(1, |number| number + 1), Ordering::Relaxed);
         // A manifest that does not read back may name any layer: then nothing is garbage.
         if swept.damaged.is_empty() {
             for id in layers.into_iter().filter(|id| !references.contains_key(id)) {
@@ -109,8 +108,46 @@ impl Home {
                 swept.layers.push(id);
             }
         }
+        // A crash may have left some empty.
+        self.list_layers()?.1.iter().try_for_each(|name| self.remove_group(name))?;
         *self.references() = references;
         Ok(swept)
+    }
+
+    /// All layers that are there.
+    pub fn layers_there(&self) -> Result<Vec<LayerId>> {
+        let (mut layers, groups) = self.list_layers()?;
+        for name in groups {
+            let group = sys::openat(self.layers, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+            let listed = list_native(group, &RelPath::ROOT, &mut |name, _| {
+                layers.extend(number(name));
+                Ok(())
+            });
+            sys::close(group);
+            listed?;
+        }
+        Ok(layers)
+    }
+
+    /// Layers of the first format, and the names of all groups.
+    fn list_layers(&self) -> Result<(Vec<LayerId>, Vec<CString>)> {
+        let (mut layers, mut groups) = (Vec::new(), Vec::new());
+        list_native(self.layers, &RelPath::ROOT, &mut |name, _| {
+            match name.len() {
+                8 => groups.extend(CString::new(name).ok()),
+                _ => layers.extend(number(name)),
+            }
+            Ok(())
+        })?;
+        Ok((layers, groups))
+    }
+
+    /// Removes a group's directory once nothing is left in it.
+    fn remove_group(&self, name: &CStr) -> Result<()> {
+        match sys::unlinkat(self.layers, name, libc::AT_REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno(libc::ENOTEMPTY | libc::EEXIST)) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn references(&self) -> MutexGuard<'_, BTreeMap<LayerId, u32>> {
@@ -134,6 +171,11 @@ impl Home {
         let mut names = self.names()?;
         names.retain(|name| !name.ends_with(NEW) && !name.ends_with(GONE));
         Ok(names)
+    }
+
+    /// Path of the home.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Directory of layers.
@@ -170,17 +212,17 @@ impl Home {
         manifest
     }
 
-    /// Makes a new empty layer, durable as a name, with a lease: one reference that passes to the
-    /// manifest that will name it.
-    pub fn new_layer(&self) -> Result<LayerId> {
-        let (id, layer) = self.make_layer()?;
+    /// Makes a new empty layer in a group (0: one of its own), durable as a name, with a lease: one
+    /// reference that passes to the manifest that will name it.
+    pub fn new_layer(&self, group: u32) -> Result<LayerId> {
+        let (id, layer) = self.make_layer(group)?;
         self.sync_new(&layer)?;
         Ok(id)
     }
 
     /// As [`Home::new_layer`], not durable yet.
-    fn make_layer(&self) -> Result<(LayerId, Layer)> {
-        let id = self.reserve_layer();
+    fn make_layer(&self, group: u32) -> Result<(LayerId, Layer)> {
+        let id = self.reserve_layer(group);
         match Layer::create(self.layers, id) {
             Ok(layer) => {
                 reached(Moment::LayerMade);
@@ -195,12 +237,15 @@ impl Home {
 
     fn sync_new(&self, layer: &Layer) -> Result<()> {
         sys::fsync(layer.dir)?;
-        sys::fsync(self.layers)
+        layer::sync_names(self.layers, layer.id)
     }
 
-    /// Reserves a number for a layer that the caller fills itself, with a lease.
-    pub fn reserve_layer(&self) -> LayerId {
-        let id = self.next_layer.fetch_add(1, Ordering::Relaxed);
+    /// Reserves a number for a layer that the caller fills itself, with a lease; in a group, or in a new
+    /// one (0) that takes its number.
+    pub fn reserve_layer(&self, group: u32) -> LayerId {
+        let number = self.next_layer.fetch_add(1, Ordering::Relaxed);
+        let group = if group == 0 { number } else { u64::from(group) };
+        let id = group << 32 | (number & NUMBER);
         self.references().insert(id, 1);
         id
     }
@@ -230,7 +275,7 @@ impl Home {
         }
         let sealed = manifest.entries.clone();
         let slot = manifest.top().slot.checked_add(1).ok_or(Errno(libc::EOVERFLOW))?;
-        let (id, layer) = self.make_layer()?;
+        let (id, layer) = self.make_layer(group_of(manifest.top().layer))?;
         let next = Entry { slot, layer: id };
         manifest.entries.push(next);
         manifest.sequence += 1;
@@ -250,7 +295,7 @@ impl Home {
     /// durable yet: its directory and that of all layers must be synced before the branch is
     /// published. Counts the references; [`Home::abandon`] gives them back.
     pub fn child_manifest(&self, prepared: &Prepared, note: Vec<u8>) -> Result<Manifest> {
-        let own = Entry { slot: prepared.next.slot, layer: self.make_layer()?.0 };
+        let own = Entry { slot: prepared.next.slot, layer: self.make_layer(0)?.0 };
         count(&mut self.references(), &prepared.sealed);
         let mut entries = prepared.sealed.clone();
         entries.push(own);
@@ -311,19 +356,22 @@ impl Home {
     fn remove_layer(&self, id: LayerId) -> Result<()> {
         let name = directory_name(id);
         match remove_tree(self.layers, &name.to_string_lossy()) {
-            Ok(()) => {
-                reached(Moment::LayerRemoved);
-                Ok(())
-            }
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno),
+            Ok(()) => reached(Moment::LayerRemoved),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
         }
+        if group_of(id) == 0 { Ok(()) } else { self.remove_group(&layer::group_name(group_of(id))) }
     }
 
     /// How many manifests (and leases) name each layer.
     pub fn reference_counts(&self) -> BTreeMap<LayerId, u32> {
         self.references().clone()
     }
+}
+
+/// A layer's number from the name of its directory.
+fn number(name: &[u8]) -> Option<LayerId> {
+    std::str::from_utf8(name).ok().and_then(|text| u64::from_str_radix(text, 16).ok())
 }
 
 fn count(references: &mut BTreeMap<LayerId, u32>, entries: &[Entry]) {

@@ -64,6 +64,7 @@ fn plain(server: &Server, directory: &Path) {
         env: Vec::new(),
         log: directory.join("postgres.log"),
         run_as: None,
+        confinement: None,
         limit: Duration::from_secs(60),
     };
     process::spawn(&spec).unwrap_or_else(|error| panic!("{error}"));

@@ -241,7 +241,8 @@ impl Place {
             }
             redirected |= path.starts_with(&self.layers) || path.starts_with(&self.private);
             if changes && let Ok(inside) = path.strip_prefix(&self.layers) {
-                summary.written.extend(inside.iter().next().map(PathBuf::from));
+                // Groups have eight digits; the layer comes next.
+                summary.written.extend(inside.iter().find(|part| part.len() != 8).map(PathBuf::from));
             }
             let is_sealed = |(layer, since): &(PathBuf, f64)| path.starts_with(layer) && call.time > *since;
             if changes && self.sealed.iter().any(is_sealed) {

@@ -220,6 +220,7 @@ async fn an_export_is_a_plain_data_directory() {
          Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
+    let request = crate::world::with_key(&client_socket, &request);
     let text = tokio::task::spawn_blocking(move || {
         use std::io::{Read, Write};
         let mut stream = std::os::unix::net::UnixStream::connect(client_socket).unwrap();

@@ -295,6 +295,7 @@ impl Drop for World {
 
 fn exchange(socket: &Path, request: &str) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap();
+    let request = with_key(socket, request);
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -302,6 +303,12 @@ fn exchange(socket: &Path, request: &str) -> Answer {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     assert!(head.to_lowercase().contains("content-type: application/json"), "{head}");
     Answer { status, body: serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}")) }
+}
+
+/// A request that shows the daemon's key.
+pub fn with_key(socket: &Path, request: &str) -> String {
+    let key = std::fs::read_to_string(socket.with_extension("key")).unwrap();
+    request.replacen("\r\n", &format!("\r\nX-Anabranch-Key: {key}\r\n"), 1)
 }
 
 /// A directory for all homes of this process. Root becomes an ordinary user on the way: PostgreSQL

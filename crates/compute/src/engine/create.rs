@@ -7,6 +7,7 @@ use std::path::Path;
 
 use pgdata::class::{Class, PRIVATE_DIRECTORIES, classify};
 use pgdata::control_file::{ControlFile, State};
+use store::layer::group_of;
 use store::manifest::{Entry, Manifest};
 use store::moment::{Moment, reached};
 use store::sys;
@@ -60,10 +61,11 @@ impl Engine {
         if control.state != State::ShutDown {
             return Err(Error::Postgres("initdb left a cluster that was not shut down".to_owned()));
         }
-        let base = self.home.reserve_layer();
+        let base = self.home.reserve_layer(0);
         let imported = self.import(&cluster, new, base);
-        let open =
-            imported.and_then(|()| self.home.new_layer().context(|| "could not make a layer".to_owned()));
+        let open = imported.and_then(|()| {
+            self.home.new_layer(group_of(base)).context(|| "could not make a layer".to_owned())
+        });
         let open = match open {
             Ok(open) => open,
             Err(error) => {
@@ -134,8 +136,7 @@ impl Engine {
     /// Moves a shut-down cluster's files: layered ones into a new layer, the others into the
     /// branch's own directory.
     fn import(&self, cluster: &Path, new: &Path, layer: u64) -> Result<(), Error> {
-        let directory =
-            self.home.layers_path().join(store::layer::directory_name(layer).to_string_lossy().as_ref());
+        let directory = self.home.layer_path(layer);
         let files = directory.join("f");
         fs::DirBuilder::new()
             .recursive(true)
@@ -153,7 +154,7 @@ impl Engine {
         // All files at once; initdb was told not to sync.
         let sealed = sys::syncfs(dir)
             .and_then(|()| store::layer::seal::index_tree(dir, tree))
-            .and_then(|()| sys::fsync(self.home.layers()));
+            .and_then(|()| store::layer::sync_names(self.home.layers(), layer));
         sys::close(tree);
         sys::close(dir);
         sealed.context(what)

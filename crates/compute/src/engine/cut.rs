@@ -160,7 +160,9 @@ impl Engine {
             .home
             .child_manifest(&prepared, record.encode()?)
             .context(|| format!("could not make the layer of branch {child}"))?;
-        batch.directory(&self.home.layer_path(manifest.top().layer));
+        let layer = self.home.layer_path(manifest.top().layer);
+        batch.directory(&layer);
+        layer.parent().into_iter().for_each(|group| batch.directory(group));
         batch.directory(&self.home.layers_path());
         self.publish(child, new, &manifest, &self.recorded_server(parent)?, batch)?;
         self.sync_behind(&prepared);

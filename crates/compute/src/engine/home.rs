@@ -18,7 +18,7 @@ use super::{BranchKey, Error};
 pub struct Engine {
     pub(super) home: Home,
     pub(super) shim: PathBuf,
-    sockets: PathBuf,
+    pub(super) sockets: PathBuf,
     /// Files of extensions that every server finds among its own.
     pub(super) extensions: OnceLock<PathBuf>,
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.

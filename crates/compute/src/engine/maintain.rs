@@ -1,11 +1,12 @@
 //! Background work and removal.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::PoisonError;
 
-use store::layer::directory_name;
+use store::layer::group_of;
 use store::moment::{Moment, reached};
 
 use super::home::{Context, Engine, seal_layer};
@@ -42,13 +43,20 @@ impl Engine {
         let manifest = self.manifest(key)?;
         let references = self.home.reference_counts();
         let mut usage = Usage { own_bytes: disk_usage(&self.directory(key)), shared_bytes: 0 };
+        let mut groups = BTreeSet::new();
         for entry in &manifest.entries {
-            let bytes = disk_usage(&self.layer_path(entry.layer));
+            let layer = self.home.layer_path(entry.layer);
+            let bytes = disk_usage(&layer);
             if references.get(&entry.layer).is_none_or(|count| *count <= 1) {
                 usage.own_bytes += bytes;
+                groups.extend(layer.parent().filter(|_| group_of(entry.layer) != 0).map(Path::to_owned));
             } else {
                 usage.shared_bytes += bytes;
             }
+        }
+        // Where others still need a layer of a group, its directory stays: a block too much.
+        for group in groups {
+            usage.own_bytes += fs::symlink_metadata(group).map_or(0, |group| group.blocks() * 512);
         }
         Ok(usage)
     }
@@ -90,7 +98,7 @@ impl Engine {
             }
         }
         for entry in &manifest.entries {
-            empty(&self.layer_path(entry.layer).join("trash"));
+            empty(&self.home.layer_path(entry.layer).join("trash"));
         }
         let lock = self.lock(key);
         // A cut or start in progress comes first; the next round finds this branch again.
@@ -102,12 +110,8 @@ impl Engine {
         self.tend_wal(key, mark)
     }
 
-    fn layer_path(&self, layer: u64) -> PathBuf {
-        self.home.layers_path().join(directory_name(layer).to_string_lossy().as_ref())
-    }
-
     fn seal(&self, layer: u64) -> store::Result<()> {
-        if self.layer_path(layer).join("index").exists() {
+        if self.home.layer_path(layer).join("index").exists() {
             return Ok(());
         }
         let _one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);

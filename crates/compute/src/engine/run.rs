@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use store::gate::{FLAG_FRESH, Gate};
@@ -50,6 +50,7 @@ impl Engine {
             ComputeState::Orphans { .. } | ComputeState::Stopped => {}
         }
         self.rebuild_layers(key)?;
+        self.join_group(key)?;
         // A power cut may have taken empty private directories, which nobody syncs.
         make_skeleton(&self.directory(key))?;
         let data = self.data_directory(key);
@@ -170,6 +171,7 @@ impl Engine {
                 env.push((name.into(), value));
             }
         }
+        let confinement = self.confinement(key, server)?;
         let spec = process::SpawnSpec {
             server: server.clone(),
             data_dir: data,
@@ -177,6 +179,7 @@ impl Engine {
             env,
             log: self.log_path(key),
             run_as: None,
+            confinement: confinement.map(Arc::new),
             limit: START_LIMIT,
         };
         process::spawn(&spec)
@@ -193,7 +196,7 @@ impl Engine {
         made.is_ok().then_some(path)
     }
 
-    fn cache_directory(&self, key: &BranchKey) -> PathBuf {
+    pub(super) fn cache_directory(&self, key: &BranchKey) -> PathBuf {
         Path::new(MEMORY).join(format!("{}{key}", cache_prefix(&self.home.layers_path())))
     }
 
@@ -285,7 +288,7 @@ fn defaults() -> settings::Settings {
 }
 
 /// Where caches of running computes are kept.
-const MEMORY: &str = "/dev/shm";
+pub(super) const MEMORY: &str = "/dev/shm";
 
 /// Beginning of the names of a home's cache directories.
 fn cache_prefix(layers: &Path) -> String {

@@ -48,6 +48,7 @@ impl Cluster {
             env: Vec::new(),
             log: cluster.log(),
             run_as: user,
+            confinement: None,
             limit: std::time::Duration::from_secs(60),
         };
         process::spawn(&spec).unwrap();

@@ -49,8 +49,22 @@ impl Place {
 
     /// A root branch whose first sealed layer holds these files.
     pub fn root(&self, name: &str, files: &[(&str, Vec<u8>)]) {
-        let base = self.home.reserve_layer();
-        let directory = self.path.join("layers").join(format!("{base:016x}"));
+        let base = self.home.reserve_layer(0);
+        let open = self.home.new_layer(store::layer::group_of(base)).unwrap();
+        self.root_of(name, files, base, open);
+    }
+
+    /// A root branch as stores had it before layers had groups.
+    pub fn first_format_root(&self, name: &str, files: &[(&str, Vec<u8>)]) {
+        let number = |layer: u64| layer & 0xffff_ffff;
+        let base = number(self.home.reserve_layer(0));
+        let open = number(self.home.reserve_layer(0));
+        Layer::create(self.home.layers(), open).unwrap();
+        self.root_of(name, files, base, open);
+    }
+
+    fn root_of(&self, name: &str, files: &[(&str, Vec<u8>)], base: u64, open: u64) {
+        let directory = self.home.layer_path(base);
         let tree = directory.join("f");
         std::fs::create_dir_all(&tree).unwrap();
         for top in ["base/5", "global", "pg_xact", "pg_stat", "pg_twophase"] {
@@ -63,7 +77,6 @@ impl Place {
         seal::index_tree(dir, f).unwrap();
         sys::close(dir);
         sys::close(f);
-        let open = self.home.new_layer().unwrap();
         let entries = vec![Entry { slot: 1, layer: base }, Entry { slot: 2, layer: open }];
         self.publish(name, &Manifest { sequence: 1, entries, note: Vec::new() });
     }
@@ -127,8 +140,8 @@ impl Place {
 
     /// What a power cut leaves at worst: nothing that the map log does not name counts.
     pub fn lose_power(&self) {
-        for entry in std::fs::read_dir(self.path.join("layers")).unwrap() {
-            let _ = std::fs::remove_file(entry.unwrap().path().join("arena"));
+        for layer in self.home.layers_there().unwrap() {
+            let _ = std::fs::remove_file(self.home.layer_path(layer).join("arena"));
         }
     }
 }

@@ -72,16 +72,76 @@ impl Found {
     }
 }
 
-/// Directory name of a layer.
+/// Number of the group that a layer belongs to: those that one branch has written share a directory, so
+/// that its processes can be confined to it. 0 for layers of the first format, which had no groups.
+pub fn group_of(id: LayerId) -> u32 {
+    (id >> 32) as u32
+}
+
+/// Directory name of a group.
+pub fn group_name(group: u32) -> CString {
+    CString::new(format!("{group:08x}")).unwrap_or_default()
+}
+
+/// Path of a layer's directory, from the directory of layers.
 pub fn directory_name(id: LayerId) -> CString {
-    CString::new(format!("{id:016x}")).unwrap_or_default()
+    let name = match group_of(id) {
+        0 => format!("{id:016x}"),
+        group => format!("{group:08x}/{id:016x}"),
+    };
+    CString::new(name).unwrap_or_default()
+}
+
+/// What lies in a layer below `f/`, from a path that begins at the directory of layers.
+pub fn path_within(path: &[u8]) -> Option<&[u8]> {
+    let digits = |part: &[u8], count| part.len() == count && part.iter().all(u8::is_ascii_hexdigit);
+    let split = |path: &'_ [u8]| path.iter().position(|byte| *byte == b'/');
+    let mut rest = path;
+    loop {
+        let (part, after) = rest.split_at(split(rest)?);
+        rest = &after[1..];
+        if digits(part, 16) {
+            return rest.strip_prefix(b"f/");
+        }
+        if !digits(part, 8) {
+            return None;
+        }
+    }
+}
+
+/// Makes a layer's own directory, and its group's where that is missing.
+pub fn make_directory(layers: Fd, id: LayerId) -> Result<()> {
+    let name = directory_name(id);
+    loop {
+        match sys::mkdirat(layers, &name, 0o700) {
+            Err(Errno::NOENT) if group_of(id) != 0 => {}
+            other => return other,
+        }
+        // The last layer of the group may be removed at this moment, and the group with it.
+        match sys::mkdirat(layers, &group_name(group_of(id)), 0o700) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Makes the name of a layer durable, and its group's.
+pub fn sync_names(layers: Fd, id: LayerId) -> Result<()> {
+    if group_of(id) != 0 {
+        let group = sys::openat(layers, &group_name(group_of(id)), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+        let synced = sys::fsync(group);
+        sys::close(group);
+        synced?;
+    }
+    sys::fsync(layers)
 }
 
 impl Layer {
-    /// Makes a new, empty layer under the directory `layers`. Not yet durable.
+    /// Makes a new, empty layer under the directory `layers`, and its group's where that is missing. Not
+    /// yet durable: see [`sync_names`].
     pub fn create(layers: Fd, id: LayerId) -> Result<Layer> {
         let name = directory_name(id);
-        sys::mkdirat(layers, &name, 0o700)?;
+        make_directory(layers, id)?;
         let dir = sys::openat(layers, &name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
         sys::mkdirat(dir, c"f", 0o700)?;
         let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;

@@ -1,0 +1,111 @@
+//! What programs that a superuser of one branch starts can reach of the others, and of the daemon.
+
+use std::path::{Path, PathBuf};
+
+use compute::confinement::available;
+use e2e::lab::{Lab, run, text};
+use tokio_postgres::Client;
+
+/// What a command said that the server ran for its superuser, with its exit code at the end.
+async fn shell(client: &Client, command: &str) -> String {
+    assert!(!command.contains('\''));
+    run(client, "create temp table if not exists said(line text); truncate said").await;
+    let copy = format!(
+        "copy said from program '({command}) 2>&1; echo $?' with (format csv, delimiter E'\\x01', quote E'\\x02')"
+    );
+    run(client, &copy).await;
+    text(client, "select string_agg(line, ' ') from said").await
+}
+
+async fn refused(client: &Client, command: &str) {
+    let said = shell(client, command).await;
+    assert!(said.contains("ermission denied") || said.contains("not permitted"), "{command}: {said}");
+}
+
+fn any_file_in(directory: &Path) -> PathBuf {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => directories.push(entry.path()),
+                _ => return entry.path(),
+            }
+        }
+    }
+    panic!("no file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superuser_of_one_branch_reaches_nothing_of_another() {
+    if !available() {
+        println!("SKIPPED: confinement of computes: this kernel has no Landlock");
+        return;
+    }
+    let lab = Lab::with_main();
+    run(
+        &lab.connect("main").await,
+        "create table secret as select repeat('s', 900) from generate_series(1, 100)",
+    )
+    .await;
+    lab.branch("main", "dev");
+    lab.branch("main", "other");
+    lab.start("dev");
+    let other = lab.start("other");
+    run(&lab.connect("other").await, "update secret set repeat = 'hidden'; checkpoint").await;
+    let dev = lab.connect("dev").await;
+
+    let top = lab.layers("other").pop().unwrap();
+    let hidden = [
+        lab.data_directory("other").join("postmaster.pid"),
+        lab.branch_directory("other").join("manifest"),
+        lab.branch_directory("main").join("gate"),
+        top.join("log"),
+        any_file_in(&top.join("f")),
+        any_file_in(&lab.layers("main").pop().unwrap()),
+    ];
+    for path in hidden {
+        assert!(path.exists());
+        refused(&dev, &format!("cat {}", path.display())).await;
+        refused(&dev, &format!("echo x >> {}", path.display())).await;
+    }
+    for directory in [lab.home(), lab.home().join("branches"), lab.home().join("layers")] {
+        refused(&dev, &format!("ls {}", directory.display())).await;
+        refused(&dev, &format!("touch {}/new", directory.display())).await;
+    }
+    refused(&dev, &format!("cat /proc/{other}/environ")).await;
+    refused(&dev, &format!("kill -0 {other}")).await;
+    // What it shares it may read, not write; what the daemon trusts is not its own to write.
+    let shared = any_file_in(&lab.layers("dev")[0].join("f"));
+    refused(&dev, &format!("echo x >> {}", shared.display())).await;
+    for name in ["manifest", "server"] {
+        let path = lab.branch_directory("dev").join(name);
+        assert!(shell(&dev, &format!("cat {} > /dev/null", path.display())).await.ends_with('0'));
+        refused(&dev, &format!("echo x >> {}", path.display())).await;
+    }
+
+    // Its own it reaches, before and after cuts, and the rest of the machine as anybody does.
+    let own = lab.data_directory("dev").join("postmaster.pid");
+    assert!(shell(&dev, &format!("cat {}", own.display())).await.ends_with(" 0"));
+    assert!(shell(&dev, "cat /etc/passwd > /dev/null").await.ends_with('0'));
+    for child in ["one", "two"] {
+        run(&dev, &format!("create table from_{child} as select i from generate_series(1, 1000) i")).await;
+        lab.branch("dev", child);
+        run(&dev, "checkpoint").await;
+        lab.start(child);
+        let client = lab.connect(child).await;
+        assert_eq!(text(&client, &format!("select count(*) from from_{child}")).await, "1000");
+        assert_eq!(text(&client, "select count(*) from secret").await, "100");
+        refused(&client, &format!("ls {}", lab.branch_directory("dev").display())).await;
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn planted_a_compute_that_is_not_confined() {
+    if !available() {
+        println!("SKIPPED: a compute that is not confined: this kernel has no Landlock");
+        return;
+    }
+    let test = "a_superuser_of_one_branch_reaches_nothing_of_another";
+    store::fault::must_be_noticed(store::fault::Fault::Unconfined, test, "postmaster.pid");
+}
