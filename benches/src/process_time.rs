@@ -1,11 +1,11 @@
-//! Processor time of a server.
+//! Processor time of a server and of the machine.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use compute::process::processes_of;
 
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 
 /// Clock ticks in a second: fixed in Linux's interface to programs.
 const TICKS: f64 = 100.0;
@@ -54,6 +54,35 @@ fn ticks_in(stat: &str, with_children: bool) -> Option<u64> {
     fields.split_whitespace().skip(11).take(count).map(|field| field.parse::<u64>().ok()).sum()
 }
 
+/// Processor time of the whole machine since it started, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineTime {
+    all: u64,
+    stolen: u64,
+}
+
+impl MachineTime {
+    /// Now.
+    pub fn now() -> Result<MachineTime> {
+        let text = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+        parse(&text).ok_or_else(|| Failure("/proc/stat has no line of all processors".to_owned()))
+    }
+
+    /// Share, 0 to 1, that the host gave to others since `before`.
+    pub fn stolen_since(self, before: MachineTime) -> f64 {
+        let all = self.all.saturating_sub(before.all);
+        if all == 0 { 0.0 } else { self.stolen.saturating_sub(before.stolen) as f64 / all as f64 }
+    }
+}
+
+/// The line of all processors: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)); the
+/// two fields of guests are part of the first two.
+fn parse(text: &str) -> Option<MachineTime> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line.split_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+    Some(MachineTime { all: ticks.iter().sum(), stolen: *ticks.get(7)? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +93,15 @@ mod tests {
         assert_eq!(ticks_in(stat, false), Some(33));
         assert_eq!(ticks_in(stat, true), Some(110));
         assert_eq!(ticks_in("", true), None);
+    }
+
+    #[test]
+    fn what_the_host_takes_is_the_eighth_field() {
+        let before = parse("cpu  10 0 10 60 0 0 0 20 5 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n").unwrap();
+        assert_eq!(before, MachineTime { all: 100, stolen: 20 });
+        let after = parse("cpu  60 0 10 60 0 0 0 70 5 0\n").unwrap();
+        assert!((after.stolen_since(before) - 0.5).abs() < 1e-9);
+        assert!(after.stolen_since(after).abs() < 1e-9);
+        assert_eq!(parse("cpu  1 2 3\n"), None);
     }
 }

@@ -148,6 +148,28 @@ pub struct Throughput {
     /// And wrote to it.
     #[serde(default)]
     pub disk_written_bytes: u64,
+    /// Share of the machine's processor time that its host gave to others meanwhile, 0 to 1.
+    #[serde(default)]
+    pub stolen_share: f64,
+}
+
+impl Throughput {
+    /// Both runs as one.
+    #[must_use]
+    pub fn and(self, other: &Throughput) -> Throughput {
+        let seconds = self.seconds + other.seconds;
+        let weighed = |ours: f64, theirs: f64| (ours * self.seconds + theirs * other.seconds) / seconds;
+        Throughput {
+            seconds,
+            transactions: self.transactions + other.transactions,
+            per_second: weighed(self.per_second, other.per_second),
+            server_cpu_seconds: self.server_cpu_seconds + other.server_cpu_seconds,
+            disk_read_bytes: self.disk_read_bytes + other.disk_read_bytes,
+            disk_written_bytes: self.disk_written_bytes + other.disk_written_bytes,
+            stolen_share: weighed(self.stolen_share, other.stolen_share),
+            ..self
+        }
+    }
 }
 
 /// Weight of a fresh branch.

@@ -381,7 +381,10 @@ fn time_to_progress(load: &Load) -> Duration {
     begin.elapsed()
 }
 
-/// Lets the helper close the gate, and proves that it is closed.
+/// Lets the helper close the gate, and proves that it is closed: all clients stand still for 100 ms.
+///
+/// What was written before the gate closed may still be synced and acknowledged after it, which takes as
+/// long as the disk takes; so the stand-still is awaited for half the time that writers wait for a cutter.
 fn close_gate(helper: &mut Helper, load: &Load) {
     for _ in 0..10 {
         helper.tell("close");
@@ -389,19 +392,17 @@ fn close_gate(helper: &mut Helper, load: &Load) {
             continue;
         }
         let begin = Instant::now();
-        std::thread::sleep(Duration::from_millis(30));
-        let early = load.acknowledged();
-        std::thread::sleep(Duration::from_millis(100));
-        let late = load.acknowledged();
-        // On a busy machine the pauses above may last until the writers open the gate.
-        if begin.elapsed() < Duration::from_millis(500) {
-            assert_eq!(early, late, "the gate is closed and clients go on");
-            return;
+        while begin.elapsed() < Duration::from_millis(500) {
+            let early = load.acknowledged();
+            std::thread::sleep(Duration::from_millis(100));
+            if early == load.acknowledged() {
+                return;
+            }
         }
         helper.tell("open");
         assert_eq!(helper.hear().as_deref(), Some("opened"));
     }
-    panic!("the gate could not be closed");
+    panic!("the gate could not be closed, or clients went on behind it, ten times");
 }
 
 #[tokio::test(flavor = "multi_thread")]
