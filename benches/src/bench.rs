@@ -73,11 +73,17 @@ impl Bench {
     /// An empty home for branches: behind a daemon where one was asked for.
     pub fn site(&self) -> Result<Box<dyn Site>> {
         match &self.options.daemon {
-            Some(program) => {
-                Ok(Box::new(Daemon::start(program, &self.ground, &self.server, self.runtime())?))
-            }
+            Some(_) => Ok(Box::new(self.daemon()?)),
             None => Ok(Box::new(self.home()?)),
         }
+    }
+
+    /// An empty home behind a daemon.
+    pub fn daemon(&self) -> Result<Daemon> {
+        let program = self.options.daemon.as_ref();
+        let program = program
+            .ok_or_else(|| Failure("this is measured behind a daemon: --daemon PROGRAM".to_owned()))?;
+        Daemon::start(program, &self.ground, &self.server, self.runtime())
     }
 
     /// An empty home in this process.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use client::{Client, Expiry, NewBranch};
+use client::{Client, Expiry, Method, NewBranch, NewToken, Remote};
 use compute::server::Server;
 use tokio::runtime::Handle;
 
@@ -18,8 +18,9 @@ use crate::site::Site;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
-/// The branch that every new project has.
+/// The branch that every new project has, and the endpoint of every branch.
 const PRODUCTION: &str = "production";
+const PRIMARY: &str = "primary";
 
 /// A daemon of this run's own; ended, with its computes, when dropped.
 pub struct Daemon {
@@ -76,6 +77,58 @@ impl Daemon {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// From now on over HTTP with a token, as other programs come, and not over the daemon's socket.
+    pub fn over_http(&mut self) -> Result<()> {
+        let status = self.runtime.block_on(self.client.status())?;
+        let address = status.http.ok_or_else(|| Failure("the daemon serves no HTTP".to_owned()))?;
+        let wanted = NewToken { name: "bench".to_owned(), ..NewToken::default() };
+        let made = self.runtime.block_on(self.client.create_token(&wanted))?;
+        let remote = Remote::new(&address, Some(made.token)).context("reading the daemon's address")?;
+        self.client = Client::at(remote);
+        Ok(())
+    }
+
+    /// Ends the compute of a branch; the next connection starts it.
+    pub fn suspend(&self, branch: &str) -> Result<()> {
+        let (project, branch) = self.place(branch)?;
+        let path =
+            format!("/api/anabranch/v1/projects/{project}/branches/{branch}/endpoints/{PRIMARY}/suspend");
+        self.runtime.block_on(self.client.raw(Method::POST, &path, None))?;
+        Ok(())
+    }
+
+    /// Gives an endpoint so many compute units. Its connections count from the next start.
+    pub fn resize(&self, branch: &str, cu: u32) -> Result<()> {
+        let (project, branch) = self.place(branch)?;
+        let mask = ["spec.autoscaling_limit_min_cu", "spec.autoscaling_limit_max_cu"];
+        let spec = serde_json::json!({"autoscaling_limit_min_cu": cu, "autoscaling_limit_max_cu": cu});
+        let change = self.client.update_endpoint(&project, &branch, PRIMARY, &mask, spec);
+        self.runtime.block_on(change)?;
+        Ok(())
+    }
+
+    /// Data directory of a branch.
+    pub fn data_dir(&self, branch: &str) -> Result<PathBuf> {
+        let (project, branch) = self.place(branch)?;
+        let branch = self.runtime.block_on(self.client.branch(&project, &branch))?;
+        Ok(self.home.join("branches").join(branch.uid).join("pgdata"))
+    }
+
+    /// A token that the endpoint of a branch takes in place of a password, for an hour.
+    fn credential(&self, project: &str, branch: &str) -> Result<String> {
+        let endpoint = format!("projects/{project}/branches/{branch}/endpoints/{PRIMARY}");
+        let body = serde_json::json!({"endpoint": endpoint});
+        let call = self.client.raw(Method::POST, "/api/2.0/postgres/credentials", Some(body));
+        let answer = self.runtime.block_on(call)?;
+        let token = answer["token"].as_str();
+        token.map(str::to_owned).ok_or_else(|| Failure("a credential without a token".to_owned()))
+    }
+
     fn place(&self, name: &str) -> Result<(String, String)> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.get(name).cloned().ok_or_else(|| Failure(format!("there is no branch {name}")))
@@ -127,11 +180,15 @@ impl Site for Daemon {
     fn wake(&self, branch: &str) -> Result<Target> {
         let (project, branch) = self.place(branch)?;
         let connection = self.runtime.block_on(self.client.connection(&project, &branch, true))?;
+        let password = match connection.password {
+            Some(password) => password,
+            None => self.credential(&project, &branch)?,
+        };
         Ok(Target {
             host: connection.host,
             port: connection.port,
             role: connection.role,
-            password: connection.password.unwrap_or_default(),
+            password,
             database: connection.database,
         })
     }

@@ -12,6 +12,7 @@ mod load;
 mod options;
 mod plain;
 mod plan;
+mod pooler;
 mod process_time;
 mod raw;
 mod session;
@@ -25,7 +26,9 @@ use clap::Parser;
 
 use bench::Bench;
 use failure::Result;
-use figures::{create, first_row, gate, micro, space, throughput};
+use figures::{
+    connect, create, crowd, first_row, gate, http_create, idle, micro, proxy, space, throughput, wake,
+};
 use options::{Options, Run, What};
 use raw::Line;
 
@@ -41,6 +44,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// What lies between a client and its branch.
+const DOOR: [Figure; 6] =
+    [http_create::measure, connect::measure, wake::measure, crowd::measure, idle::measure, proxy::measure];
+
 fn run(what: What) -> Result<()> {
     match what {
         What::Create(run) => measure(run, &[create::measure]),
@@ -49,17 +56,27 @@ fn run(what: What) -> Result<()> {
         What::Throughput(run) => measure(run, &[throughput::measure]),
         What::Space(run) => measure(run, &[space::measure]),
         What::Micro(run) => measure(run, &[micro::measure]),
-        What::All(run) => measure(
-            run,
-            &[
+        What::HttpCreate(run) => measure(run, &[http_create::measure]),
+        What::Connect(run) => measure(run, &[connect::measure]),
+        What::Wake(run) => measure(run, &[wake::measure]),
+        What::Proxy(run) => measure(run, &[proxy::measure]),
+        What::Idle(run) => measure(run, &[idle::measure]),
+        What::Crowd(run) => measure(run, &[crowd::measure]),
+        What::Door(run) => measure(run, &DOOR),
+        What::All(run) => {
+            let mut figures: Vec<Figure> = vec![
                 micro::measure,
                 create::measure,
                 first_row::measure,
                 gate::measure,
                 space::measure,
                 throughput::measure,
-            ],
-        ),
+            ];
+            if run.daemon.is_some() {
+                figures.extend(DOOR);
+            }
+            measure(run, &figures)
+        }
         What::Report { files } => {
             for file in files {
                 print(&raw::read(&file)?);

@@ -26,7 +26,21 @@ pub enum What {
     Space(Run),
     /// Cost of single calls through the preload library against raw system calls
     Micro(Run),
-    /// All of the above
+    /// Create over HTTP against the store's own time; needs --daemon, as all that follow
+    HttpCreate(Run),
+    /// Connecting through the daemon's door against connecting to PostgreSQL
+    Connect(Run),
+    /// From connecting to a suspended endpoint to its first row
+    Wake(Run),
+    /// TPC-B and select-only through the door, directly, and through pgbouncer, all encrypted
+    Proxy(Run),
+    /// Memory of the daemon with many idle clients
+    Idle(Run),
+    /// Many branches created, woken and asked at once
+    Crowd(Run),
+    /// The six that need --daemon
+    Door(Run),
+    /// Everything; what needs --daemon only with it
     All(Run),
     /// Print the tables of earlier runs again
     Report {

@@ -17,6 +17,9 @@ use crate::session::{Session, Target};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Where encrypted servers listen.
+pub const LOOPBACK: &str = "127.0.0.1";
+
 /// How a plain server is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setup {
@@ -27,6 +30,47 @@ pub enum Setup {
     /// Everything that the branch with this data directory was started with, but no preload library:
     /// shows what part of a difference the settings make.
     As(PathBuf),
+}
+
+/// How a plain server takes clients over TCP: encrypted, on the loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub port: u16,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// A free port, and a certificate that vouches for itself, in files below `directory`.
+    pub fn make(directory: &Path) -> Result<Tls> {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
+            .context("making a certificate")?;
+        let tls = Tls {
+            port: free_port()?,
+            certificate: directory.join("server.pem"),
+            key: directory.join("server.key"),
+        };
+        crate::load::write_private(&tls.certificate, &made.cert.pem())?;
+        crate::load::write_private(&tls.key, &made.signing_key.serialize_pem())?;
+        Ok(tls)
+    }
+
+    fn settings(&self) -> Settings {
+        let pairs = [
+            ("listen_addresses", LOOPBACK.to_owned()),
+            ("port", self.port.to_string()),
+            ("ssl", "on".to_owned()),
+            ("ssl_cert_file", self.certificate.to_string_lossy().into_owned()),
+            ("ssl_key_file", self.key.to_string_lossy().into_owned()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// A TCP port that nobody uses at the moment.
+pub fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind((LOOPBACK, 0)).context("looking for a free port")?;
+    Ok(listener.local_addr().context("looking for a free port")?.port())
 }
 
 /// Settings that every side must have alike, as a running branch has them.
@@ -69,6 +113,7 @@ pub struct Plain {
     spec: SpawnSpec,
     sockets: PathBuf,
     directory: PathBuf,
+    tls: Option<Tls>,
 }
 
 impl Plain {
@@ -80,11 +125,34 @@ impl Plain {
         setup: &Setup,
         shared: &Shared,
     ) -> Result<Plain> {
+        Plain::make(ground, name, server, setup, shared, None)
+    }
+
+    /// As [`Plain::new`], also reached over TCP with TLS.
+    pub fn encrypted(
+        ground: &Ground,
+        name: &str,
+        server: &Server,
+        setup: &Setup,
+        shared: &Shared,
+    ) -> Result<Plain> {
+        let tls = Tls::make(&ground.make(name)?)?;
+        Plain::make(ground, name, server, setup, shared, Some(tls))
+    }
+
+    fn make(
+        ground: &Ground,
+        name: &str,
+        server: &Server,
+        setup: &Setup,
+        shared: &Shared,
+        tls: Option<Tls>,
+    ) -> Result<Plain> {
         let directory = ground.make(name)?;
         let data_dir = directory.join("data");
         initdb(server, &data_dir, setup)?;
         let sockets = ground.make(&format!("{name}/s"))?;
-        let settings = match setup {
+        let mut settings: Settings = match setup {
             Setup::Defaults | Setup::Stock => {
                 let quiet = [
                     ("listen_addresses", String::new()),
@@ -95,6 +163,8 @@ impl Plain {
             }
             Setup::As(branch) => settings_of(branch, &sockets)?,
         };
+        // What comes later on the command line counts.
+        settings.extend(tls.iter().flat_map(Tls::settings));
         let spec = SpawnSpec {
             server: server.clone(),
             data_dir,
@@ -105,7 +175,7 @@ impl Plain {
             confinement: None,
             limit: LIMIT,
         };
-        let plain = Plain { spec, sockets, directory };
+        let plain = Plain { spec, sockets, directory, tls };
         plain.start()?;
         Ok(plain)
     }
@@ -129,11 +199,21 @@ impl Plain {
     pub fn target(&self) -> Target {
         Target {
             host: self.sockets.to_string_lossy().into_owned(),
-            port: settings::SOCKET_PORT,
+            port: self.tls.as_ref().map_or(settings::SOCKET_PORT, |tls| tls.port),
             role: BOOTSTRAP_ROLE.to_owned(),
             password: PASSWORD.to_owned(),
             database: "postgres".to_owned(),
         }
+    }
+
+    /// How to connect over TCP, encrypted.
+    pub fn tls_target(&self) -> Target {
+        Target { host: LOOPBACK.to_owned(), ..self.target() }
+    }
+
+    /// The certificate that it shows, with its key.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Fails where the server differs from `expected` in what must be alike, or where a default was

@@ -43,6 +43,14 @@ pub struct Plan {
     pub spaces: u32,
     /// Calls of each kind in a round of `micro`.
     pub calls: u32,
+    /// Connections made in a round, on each side.
+    pub connects: u32,
+    /// Endpoints woken in a round.
+    pub wakes: u32,
+    /// Idle clients of the daemon.
+    pub idle: u32,
+    /// Branches created and asked at once.
+    pub crowd: u32,
     /// What is less than in full.
     pub reductions: Vec<String>,
 }
@@ -79,6 +87,10 @@ impl Plan {
             warm_up: Duration::from_secs(5),
             spaces: 3,
             calls: 400_000,
+            connects: 100,
+            wakes: 40,
+            idle: 2000,
+            crowd: 16,
             reductions: Vec::new(),
         }
     }
@@ -100,6 +112,10 @@ impl Plan {
             warm_up: Duration::from_secs(1),
             spaces: 1,
             calls: 20_000,
+            connects: 5,
+            wakes: 2,
+            idle: 40,
+            crowd: 4,
             reductions: Vec::new(),
         }
     }
@@ -133,10 +149,18 @@ impl Plan {
                 self.spaces.to_string(),
                 full.spaces.to_string(),
             ),
-            ("calls", self.calls < full.calls, self.calls.to_string(), full.calls.to_string()),
         ];
+        let counts = [
+            ("calls", self.calls, full.calls),
+            ("connections a round", self.connects, full.connects),
+            ("endpoints woken a round", self.wakes, full.wakes),
+            ("idle clients", self.idle, full.idle),
+            ("branches at once", self.crowd, full.crowd),
+        ];
+        let counts = counts.map(|(what, is, should)| (what, is < should, is.to_string(), should.to_string()));
         pairs
             .into_iter()
+            .chain(counts)
             .filter(|(_, reduced, ..)| *reduced)
             .map(|(what, _, is, should)| format!("{what}: {is} instead of {should}"))
             .collect()
@@ -172,7 +196,7 @@ mod tests {
     fn every_reduction_is_named_and_full_has_none() {
         assert_eq!(Plan::of(&run(false)).reductions, [""; 0]);
         let quick = Plan::of(&run(true)).reductions;
-        assert_eq!(quick.len(), 11, "{quick:?}");
+        assert_eq!(quick.len(), 15, "{quick:?}");
         assert_eq!(quick[0], "rounds: 2 instead of 5");
         let fewer = Plan::of(&Run { rounds: Some(3), ..run(false) }).reductions;
         assert_eq!(fewer, ["rounds: 3 instead of 5"]);

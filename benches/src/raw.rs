@@ -21,6 +21,12 @@ pub enum Line {
     Throughput(Throughput),
     Space(Space),
     Call(Call),
+    HttpCreate(HttpCreate),
+    Connect(Connect),
+    Wake(Wake),
+    Proxied(Proxied),
+    Idle(Idle),
+    Crowd(Crowd),
 }
 
 /// Circumstances of a run; the first line of each.
@@ -195,6 +201,77 @@ pub struct Call {
     /// How: `raw`, or through what.
     pub way: String,
     pub nanoseconds: f64,
+}
+
+/// A branch created over HTTP, or by the store alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HttpCreate {
+    pub round: u32,
+    /// `store` or `HTTP`.
+    pub way: String,
+    pub create_ms: f64,
+}
+
+/// A connection made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connect {
+    pub round: u32,
+    /// What was connected to; see [`crate::figures::connect`].
+    pub way: String,
+    /// Until the server was ready for a query: TCP, TLS and login.
+    pub connect_ms: f64,
+    /// The first query after that.
+    pub query_ms: f64,
+}
+
+/// What slept woken by a connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wake {
+    pub round: u32,
+    /// What slept; see [`crate::figures::wake`].
+    pub way: String,
+    /// From connecting to the first row.
+    pub total_ms: f64,
+}
+
+/// One run of a load over TLS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proxied {
+    pub round: u32,
+    /// `tpcb` or `select`.
+    pub load: String,
+    pub clients: u32,
+    /// What it went through; see [`crate::figures::proxy`].
+    pub variant: String,
+    pub scale: i32,
+    pub seconds: f64,
+    pub transactions: u64,
+    pub per_second: f64,
+}
+
+/// Resident memory of the daemon with idle clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Idle {
+    pub round: u32,
+    pub clients: u32,
+    /// With one client.
+    pub before_bytes: u64,
+    /// With all of them.
+    pub with_bytes: u64,
+    /// After they have left.
+    pub after_bytes: u64,
+}
+
+/// One of many branches created, woken and asked at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Crowd {
+    pub round: u32,
+    /// How many there were.
+    pub branches: u32,
+    /// From the common start until this one was created.
+    pub create_ms: f64,
+    /// And until its first row.
+    pub first_row_ms: f64,
 }
 
 /// The file of raw lines.

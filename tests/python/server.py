@@ -63,6 +63,10 @@ class Server:
         """A new personal token, of the owner unless the arguments say otherwise."""
         return json.loads(self.ana("token", "create", "--json", *arguments))["token"]
 
+    def authority(self):
+        """File with the certificate by which clients know the servers."""
+        return self.ana("ca", "--path").strip()
+
     def user(self, name):
         """A new user; gives a token of theirs."""
         self.ana("principal", "create", name)

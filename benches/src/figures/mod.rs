@@ -1,11 +1,17 @@
 //! What is measured: one module for each figure, and how its raw lines become a table.
 
+pub mod connect;
 pub mod create;
+pub mod crowd;
 pub mod first_row;
 pub mod gate;
+pub mod http_create;
+pub mod idle;
 pub mod micro;
+pub mod proxy;
 pub mod space;
 pub mod throughput;
+pub mod wake;
 
 use crate::raw::Line;
 use crate::statistics::Summary;
@@ -23,6 +29,12 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         throughput::tables(lines),
         space::tables(lines),
         micro::tables(lines),
+        http_create::tables(lines),
+        connect::tables(lines),
+        wake::tables(lines),
+        crowd::tables(lines),
+        idle::tables(lines),
+        proxy::tables(lines),
     ];
     all.into_iter().flatten().filter(|table| !table.is_empty()).collect()
 }

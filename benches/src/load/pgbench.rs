@@ -65,6 +65,7 @@ impl Running {
         let child = command
             .arg(&job.target.database)
             .env("PGPASSFILE", &password)
+            .env("PGSSLMODE", if job.target.is_socket() { "disable" } else { "require" })
             .stdin(Stdio::null())
             .stdout(output("out")?)
             .stderr(output("err")?)

@@ -2,9 +2,11 @@
 
 mod schemas;
 
+use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::routes::{self, Call};
+use crate::rules::{self, Rule};
 
 /// The document: every route that does something, and the shapes of what goes in and out.
 pub fn document() -> Value {
@@ -23,7 +25,15 @@ pub fn document() -> Value {
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": schemas::all()},
+        "components": {
+            "schemas": schemas::all(),
+            "securitySchemes": {"token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A personal token, or an access token of the token endpoint",
+            }},
+        },
+        "security": [{"token": []}],
     })
 }
 
@@ -52,7 +62,10 @@ fn operation(call: &Call) -> Value {
         operation["parameters"] = Value::Array(parameters);
     }
     if let Some(schema) = call.body {
-        operation["requestBody"] = json!({"content": {"application/json": {"schema": reference(schema)}}});
+        operation["requestBody"] = json!({"content": {call.body_media: {"schema": reference(schema)}}});
+    }
+    if is_open(call) {
+        operation["security"] = json!([]);
     }
     let mut answer = json!({"description": "Done"});
     answer["content"][call.media]["schema"] = reference(call.answer);
@@ -64,6 +77,12 @@ fn operation(call: &Call) -> Value {
         },
     });
     operation
+}
+
+/// Whether anybody may call it.
+fn is_open(call: &Call) -> bool {
+    let method = call.method.to_ascii_uppercase().parse::<Method>();
+    method.is_ok_and(|method| rules::rule(&method, &call.path) == Some(Rule::Open))
 }
 
 fn reference(schema: &str) -> Value {

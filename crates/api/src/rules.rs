@@ -50,6 +50,7 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("GET", "/oidc/.well-known/openid-configuration", Open),
     ("GET", "/oidc/jwks", Open),
     ("GET", "/oidc/v1/authorize", Open),
+    ("POST", "/oidc/v1/authorize", Open),
     ("POST", "/oidc/v1/token", Open),
     ("GET", "/api/2.0/preview/scim/v2/Me", Of(Know)),
     ("POST", "/telemetry-ext", Of(Know)),

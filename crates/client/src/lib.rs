@@ -5,6 +5,7 @@ mod error;
 mod identity;
 mod remote;
 mod resources;
+pub mod tls;
 mod transport;
 
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::app::{Control, Touched, key_of};
+use crate::app::{Control, First, Touched, key_of};
 use crate::catalog::passwords::Renew;
 use crate::db::{branches, catalog, projects};
 use crate::error::{Error, Refusal};
@@ -177,7 +177,9 @@ impl Control {
             let which = if fresh { Renew::Everything } else { Renew::Identities };
             prepare::prepare_child(&mut client, &wanted, which, &*self.random).await?;
         } else {
-            prepare::prepare_root(&mut client, &wanted, &*self.random).await?;
+            // Files of older daemons do not say: there was only one way to begin.
+            let first = self.keys.first(key.as_str())?.unwrap_or_else(|| First::usual(wanted.owner()));
+            prepare::prepare_root(&mut client, &wanted, &first, &*self.random).await?;
             self.look(&branch.uid, &mut client, Touched::Nothing).await?;
         }
         let uid = branch.uid.clone();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use compute::moment::{Moment, reached};
 use serde::{Deserialize, Serialize};
 
+use crate::app::First;
 use crate::catalog::passwords::derive;
 use crate::error::Error;
 use crate::model::{Identity, IdentityType};
@@ -61,6 +62,9 @@ impl Secrets {
 struct KeyFile {
     version: u32,
     candidates: Vec<Secrets>,
+    /// What a root is to begin with, until it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<First>,
 }
 
 const VERSION: u32 = 1;
@@ -91,6 +95,15 @@ impl KeyStore {
 
     /// Candidates of a branch, the wanted one first; at least one.
     pub fn read(&self, branch: &str) -> Result<Vec<Secrets>, Error> {
+        Ok(self.file(branch)?.candidates)
+    }
+
+    /// What a root is to begin with; none once it has, and for children.
+    pub fn first(&self, branch: &str) -> Result<Option<First>, Error> {
+        Ok(self.file(branch)?.first)
+    }
+
+    fn file(&self, branch: &str) -> Result<KeyFile, Error> {
         let path = self.path(branch);
         let bytes = std::fs::read(&path)
             .map_err(|source| Error::io(format!("cannot read the keys of branch {branch}"), source))?;
@@ -100,7 +113,7 @@ impl KeyStore {
         if file.version != VERSION || file.candidates.is_empty() {
             return Err(Error::Internal(format!("{} was written by another version", path.display())));
         }
-        Ok(file.candidates)
+        Ok(file)
     }
 
     /// The wanted secrets of a branch.
@@ -110,7 +123,17 @@ impl KeyStore {
 
     /// Replaces the candidates of a branch; on disk for good when this returns.
     pub fn write(&self, branch: &str, candidates: &[Secrets]) -> Result<(), Error> {
-        let file = KeyFile { version: VERSION, candidates: candidates.to_vec() };
+        self.write_with(branch, candidates, None)
+    }
+
+    /// As [`KeyStore::write`], with what a root is to begin with.
+    pub fn write_with(
+        &self,
+        branch: &str,
+        candidates: &[Secrets],
+        first: Option<&First>,
+    ) -> Result<(), Error> {
+        let file = KeyFile { version: VERSION, candidates: candidates.to_vec(), first: first.cloned() };
         let bytes = serde_json::to_vec(&file).map_err(|error| Error::Internal(error.to_string()))?;
         replace_durably(&self.dir, &self.path(branch), &bytes)
             .map_err(|source| Error::io(format!("cannot write the keys of branch {branch}"), source))?;
@@ -195,6 +218,10 @@ mod tests {
         std::fs::write(dir.join("br-1.json"), older).unwrap();
         let read = store.wanted("br-1").unwrap();
         assert_eq!((read.owner_password.as_str(), read.owner().kind), ("p", IdentityType::User));
+        assert_eq!(store.first("br-1").unwrap(), None);
+        let first = First::usual(read.owner());
+        store.write_with("br-1", &[read], Some(&first)).unwrap();
+        assert_eq!(store.first("br-1").unwrap(), Some(first));
         std::fs::write(dir.join("br-2.new"), "half of it").unwrap();
         let store = KeyStore::open(dir.clone()).unwrap();
         assert!(!dir.join("br-2.new").exists());

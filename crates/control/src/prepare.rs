@@ -1,22 +1,24 @@
 //! What is done inside a new branch's PostgreSQL before anybody is let in.
 //!
-//! A root gets its owner's role and database. A child stops to be its parent: it gets secrets of
+//! A root gets its first role and database. A child stops to be its parent: it gets secrets of
 //! its own, and subscriptions that came with the data are cut loose, since two followers of one
 //! slot would rob each other. Every step may be repeated after a crash.
 
 use std::path::Path;
 
-use compute::engine::{BOOTSTRAP_ROLE, DEFAULT_DATABASE};
+use compute::engine::BOOTSTRAP_ROLE;
 use compute::fault::{Fault, planted};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use crate::app::First;
 use crate::catalog::names::{check_role_id, quote_identifier};
-use crate::catalog::passwords::{Renew, backend_verifier, new_verifier};
+use crate::catalog::passwords::{Renew, backend_verifier, new_password, new_verifier};
 use crate::catalog::{self, databases, passwords, quiet_transaction, roles};
 use crate::clock::Random;
 use crate::error::Error;
 use crate::keys::Secrets;
+use crate::model::AuthMethod;
 use crate::names::normalise;
 use crate::scram;
 
@@ -25,9 +27,6 @@ const ADMIN_DATABASE: &str = "postgres";
 
 /// Group of roles that may do nearly everything; the vendor's name for it.
 pub(crate) const SUPERUSER_GROUP: &str = "databricks_superuser";
-
-/// Identifier of the database that every project begins with.
-const DEFAULT_DATABASE_ID: &str = "databricks-postgres";
 
 /// Statements below carry verifiers; none of them may reach a log, whatever the branch's settings say.
 pub(crate) const QUIET: &str = "SET LOCAL log_statement = 'none'; \
@@ -83,46 +82,50 @@ pub(crate) async fn connect_admin_to(
     }
 }
 
-/// Makes the owner's role and database in a new cluster.
+/// Makes the first role and database in a new cluster.
 pub(crate) async fn prepare_root(
     client: &mut Client,
     secrets: &Secrets,
+    first: &First,
     random: &dyn Random,
 ) -> Result<(), Error> {
-    let failed = |error| Error::postgres("cannot make the owner's role", error);
-    let owner = quote_identifier(&secrets.owner_role);
-    let verifier = backend_verifier(secrets, &secrets.owner_role, random)?;
+    let failed = |error| Error::postgres("cannot make the first role", error);
+    let name = quote_identifier(&first.role);
+    let verifier = match first.auth_method {
+        AuthMethod::Identity => Some(backend_verifier(secrets, &first.role, random)?),
+        // Nobody knows it: whoever may manage the role sets one.
+        AuthMethod::Password => Some(new_password(random)?.1),
+        AuthMethod::NoLogin => None,
+    };
+    let words = [
+        if verifier.is_some() { "LOGIN".to_owned() } else { "NOLOGIN".to_owned() },
+        roles::attribute_words(&first.attributes.into()),
+        verifier.map(|verifier| format!("PASSWORD '{verifier}'")).unwrap_or_default(),
+    ];
     let admin = new_verifier(&secrets.admin_password, scram::DAEMON_ITERATIONS, random)?;
     let transaction = quiet_transaction(client).await?;
     roles::ensure_group(&transaction).await?;
-    let verb = if role_exists(&transaction, &secrets.owner_role).await.map_err(failed)? {
-        "ALTER"
-    } else {
-        "CREATE"
-    };
-    transaction
-        .batch_execute(&format!(
-            "ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'; \
-             {verb} ROLE {owner} LOGIN CREATEDB CREATEROLE BYPASSRLS PASSWORD '{verifier}'; \
-             GRANT {SUPERUSER_GROUP} TO {owner} WITH ADMIN OPTION"
-        ))
-        .await
-        .map_err(failed)?;
-    let id = identity_role_id(&secrets.owner_role);
-    roles::mark(&transaction, &secrets.owner_role, id.as_deref(), Some(&secrets.owner())).await?;
+    let verb = if role_exists(&transaction, &first.role).await.map_err(failed)? { "ALTER" } else { "CREATE" };
+    let mut statements =
+        format!("ALTER ROLE {BOOTSTRAP_ROLE} PASSWORD '{admin}'; {verb} ROLE {name} {}", words.join(" "));
+    if first.superuser_member {
+        statements += &format!("; GRANT {SUPERUSER_GROUP} TO {name} WITH ADMIN OPTION");
+    }
+    transaction.batch_execute(&statements).await.map_err(failed)?;
+    roles::mark(&transaction, &first.role, first.role_id.as_deref(), first.identity.as_ref()).await?;
     transaction.commit().await.map_err(failed)?;
 
     // CREATE DATABASE does not run inside a transaction.
-    let failed = |error| Error::postgres("cannot make the owner's database", error);
+    let failed = |error| Error::postgres("cannot make the first database", error);
     let exists = client
-        .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DEFAULT_DATABASE])
+        .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&first.database])
         .await
         .map_err(failed)?
         .is_some();
     if exists {
-        databases::mark(client, DEFAULT_DATABASE_ID, DEFAULT_DATABASE).await?;
+        databases::mark(client, &first.database_id, &first.database).await?;
     } else {
-        databases::create(client, DEFAULT_DATABASE_ID, DEFAULT_DATABASE, &secrets.owner_role).await?;
+        databases::create(client, &first.database_id, &first.database, &first.role).await?;
     }
     // A branch replays its parent's log since the last checkpoint: the first ones shall not have
     // to replay the making of the database.

@@ -5,10 +5,14 @@ use serde_json::{Map, Value, json};
 
 use super::reference;
 
+mod access;
+
+const AUTH_METHODS: [&str; 3] = ["LAKEBASE_OAUTH_V1", "PG_PASSWORD_SCRAM_SHA_256", "NO_LOGIN"];
+
 /// All shapes by name, in order of names.
 pub(super) fn all() -> Map<String, Value> {
     let mut all = Map::new();
-    for (name, schema) in resources().into_iter().chain(specs()).chain(own()) {
+    for (name, schema) in resources().into_iter().chain(specs()).chain(own()).chain(access::schemas()) {
         all.insert(name.to_owned(), schema);
     }
     all.sort_keys();
@@ -32,7 +36,7 @@ fn resources() -> Vec<(&'static str, Value)> {
                 ("initial_branch_spec", write_only(reference("InitialBranchSpec"))),
                 ("initial_endpoint_spec", write_only(reference("InitialEndpointSpec"))),
                 ("initial_database_spec", write_only(reference("InitialDatabaseSpec"))),
-                ("initial_role_spec", write_only(reference("InitialRoleSpec"))),
+                ("initial_role_spec", write_only(reference("RoleSpec"))),
             ]),
         ),
         (
@@ -138,54 +142,69 @@ fn resources() -> Vec<(&'static str, Value)> {
         (
             "Role",
             object([
-                ("name", text("Resource name: …/branches/{branch_id}/roles/{role_id}")),
+                ("name", read_only(text("Resource name: …/branches/{branch_id}/roles/{role_id}"))),
+                ("role_id", read_only(text("Identifier"))),
+                ("parent", read_only(text("Resource name of the branch"))),
+                ("create_time", read_only(time("When it was first seen"))),
+                ("update_time", read_only(time("When it was last seen to change"))),
+                ("spec", write_only(reference("RoleSpec"))),
+                ("status", read_only(reference("RoleStatus"))),
+            ]),
+        ),
+        (
+            "RoleStatus",
+            object([
                 ("role_id", text("Identifier")),
-                ("parent", text("Resource name of the branch")),
-                ("create_time", time("When it was first seen")),
-                ("update_time", time("When it was last seen to change")),
+                ("postgres_role", text("Name of the role in PostgreSQL")),
                 (
-                    "status",
-                    object([
-                        ("role_id", text("Identifier")),
-                        ("postgres_role", text("Name of the role in PostgreSQL")),
-                        (
-                            "identity_type",
-                            one_of(&["USER", "SERVICE_PRINCIPAL", "GROUP", "IDENTITY_TYPE_UNSPECIFIED"]),
-                        ),
-                        (
-                            "auth_method",
-                            one_of(&["LAKEBASE_OAUTH_V1", "PG_PASSWORD_SCRAM_SHA_256", "NO_LOGIN"]),
-                        ),
-                        ("membership_roles", list(one_of(&["DATABRICKS_SUPERUSER"]))),
-                        (
-                            "attributes",
-                            object([
-                                ("bypassrls", flag("Whether row-level security does not bind it")),
-                                ("createdb", flag("Whether it may make databases")),
-                                ("createrole", flag("Whether it may make roles")),
-                            ]),
-                        ),
-                    ]),
+                    "identity_type",
+                    one_of(&["USER", "SERVICE_PRINCIPAL", "GROUP", "IDENTITY_TYPE_UNSPECIFIED"]),
                 ),
+                ("auth_method", one_of(&AUTH_METHODS)),
+                ("membership_roles", list(one_of(&["DATABRICKS_SUPERUSER"]))),
+                ("attributes", reference("RoleAttributes")),
+            ]),
+        ),
+        (
+            "RoleAttributes",
+            object([
+                ("bypassrls", flag("Whether row-level security does not bind it")),
+                ("createdb", flag("Whether it may make databases")),
+                ("createrole", flag("Whether it may make roles")),
             ]),
         ),
         (
             "Database",
             object([
-                ("name", text("Resource name: …/branches/{branch_id}/databases/{database_id}")),
-                ("database_id", text("Identifier")),
-                ("parent", text("Resource name of the branch")),
-                ("create_time", time("When it was first seen")),
-                ("update_time", time("When it was last seen to change")),
+                ("name", read_only(text("Resource name: …/branches/{branch_id}/databases/{database_id}"))),
+                ("database_id", read_only(text("Identifier"))),
+                ("parent", read_only(text("Resource name of the branch"))),
+                ("create_time", read_only(time("When it was first seen"))),
+                ("update_time", read_only(time("When it was last seen to change"))),
+                ("spec", write_only(reference("DatabaseSpec"))),
                 (
                     "status",
-                    object([
+                    read_only(object([
                         ("database_id", text("Identifier")),
                         ("postgres_database", text("Name of the database in PostgreSQL")),
                         ("role", text("Resource name of the role that owns it")),
-                    ]),
+                    ])),
                 ),
             ]),
+        ),
+        (
+            "GenerateDatabaseCredentialRequest",
+            object([
+                ("endpoint", text("Resource name of the endpoint")),
+                ("ttl", duration("How long it is good, 300s to 3600s; 3600s where absent; one of two")),
+                ("expire_time", time("Until when it is good; one of two")),
+                ("group_name", text("Group whose role is logged in to, by a member of it")),
+                ("claims", list(json!({"type": "object", "description": "Not supported yet"}))),
+            ]),
+        ),
+        (
+            "DatabaseCredential",
+            object([("token", text("The password")), ("expire_time", time("Until when it is good"))]),
         ),
         (
             "Operation",
@@ -216,6 +235,8 @@ fn resources() -> Vec<(&'static str, Value)> {
         ("ListBranchesResponse", page("branches", "Branch")),
         ("ListEndpointsResponse", page("endpoints", "Endpoint")),
         ("ListComputeInstancesResponse", page("compute_instances", "ComputeInstance")),
+        ("ListRolesResponse", page("roles", "Role")),
+        ("ListDatabasesResponse", page("databases", "Database")),
     ]
 }
 
@@ -242,23 +263,9 @@ fn specs() -> Vec<(&'static str, Value)> {
             "InitialEndpointSpec",
             object([min_cu(), max_cu(), suspend(), no_suspension(), ("group", reference("EndpointGroup"))]),
         ),
-        ("InitialDatabaseSpec", object([("postgres_database", text("Only databricks_postgres"))])),
         (
-            "InitialRoleSpec",
-            object([
-                ("postgres_role", text("Only the owner")),
-                ("identity_type", text("Only USER")),
-                ("auth_method", text("Only LAKEBASE_OAUTH_V1")),
-                ("membership_roles", list(text("Only DATABRICKS_SUPERUSER"))),
-                (
-                    "attributes",
-                    object([
-                        ("bypassrls", flag("Only true")),
-                        ("createdb", flag("Only true")),
-                        ("createrole", flag("Only true")),
-                    ]),
-                ),
-            ]),
+            "InitialDatabaseSpec",
+            object([("postgres_database", text("Its name; databricks_postgres where absent"))]),
         ),
         (
             "BranchSpec",
@@ -286,6 +293,32 @@ fn specs() -> Vec<(&'static str, Value)> {
                 ("group", reference("EndpointGroup")),
             ]),
         ),
+        (
+            "RoleSpec",
+            object([
+                (
+                    "postgres_role",
+                    text("Name in PostgreSQL; the identifier, or the creator's, where absent; never changes"),
+                ),
+                (
+                    "identity_type",
+                    described(
+                        "Whose role it is; absent: nobody's; never changes",
+                        one_of(&["USER", "SERVICE_PRINCIPAL", "GROUP", "IDENTITY_TYPE_UNSPECIFIED"]),
+                    ),
+                ),
+                ("auth_method", described("How it is logged in to; never changes", one_of(&AUTH_METHODS))),
+                ("membership_roles", list(one_of(&["DATABRICKS_SUPERUSER"]))),
+                ("attributes", reference("RoleAttributes")),
+            ]),
+        ),
+        (
+            "DatabaseSpec",
+            object([
+                ("postgres_database", text("Name in PostgreSQL")),
+                ("role", text("Resource name of the role that owns it")),
+            ]),
+        ),
         ("EndpointSettings", object([pg_settings()])),
         (
             "EndpointGroup",
@@ -301,6 +334,7 @@ fn specs() -> Vec<(&'static str, Value)> {
 fn own() -> Vec<(&'static str, Value)> {
     vec![
         ("Document", json!({"type": "object"})),
+        ("Health", object([("status", one_of(&["ok"])), ("version", text("Version of the daemon"))])),
         (
             "Status",
             object([
@@ -358,6 +392,7 @@ fn own() -> Vec<(&'static str, Value)> {
                 ("password", text("Password of the role, where it was asked for")),
             ]),
         ),
+        ("RolePassword", object([("password", text("The new password; it is kept nowhere"))])),
         ("Wake", object([("duration_ms", number("Milliseconds until the branch answered"))])),
         ("ExportRequest", object([("dir", text("Absolute path of an empty directory"))])),
         (
@@ -448,6 +483,11 @@ fn read_only(schema: Value) -> Value {
 
 fn write_only(schema: Value) -> Value {
     marked("writeOnly", schema)
+}
+
+fn described(description: &str, mut schema: Value) -> Value {
+    schema["description"] = json!(description);
+    schema
 }
 
 fn marked(mark: &str, mut schema: Value) -> Value {

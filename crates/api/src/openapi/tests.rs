@@ -3,7 +3,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::routes::{BranchBody, EndpointBody, ProjectBody};
+use crate::routes::{BranchBody, DatabaseBody, EndpointBody, ProjectBody, RoleBody};
 
 /// Set to any value, this writes the document instead of comparing it.
 const BLESS: &str = "ANA_BLESS";
@@ -79,6 +79,8 @@ fn paths(schema: &Value) -> Vec<Vec<&str>> {
 fn every_field_of_a_request_is_read() {
     knows_every_field::<ProjectBody>("Project");
     knows_every_field::<EndpointBody>("Endpoint");
+    knows_every_field::<RoleBody>("Role");
+    knows_every_field::<DatabaseBody>("Database");
 }
 
 #[test]

@@ -2,20 +2,29 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::Caller;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::PG;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources::time;
 use crate::wire::{parse_body, parse_duration, parse_time};
 
-pub(super) fn routes() -> Router<Local> {
-    Router::new().route(&format!("{PG}/credentials"), post(generate))
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        call(
+            "generate_database_credential",
+            format!("{PG}/credentials"),
+            "A token that an endpoint takes in place of a password",
+        )
+        .body("GenerateDatabaseCredentialRequest")
+        .answers("DatabaseCredential"),
+        generate,
+    )
 }
 
 #[derive(Deserialize)]

@@ -1,24 +1,49 @@
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::{DatabaseView, NewDatabase, UpdateDatabase};
 use control::model::Principal;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::PG;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
-use crate::page::{PageQuery, page};
+use crate::page::{Paged, page};
 use crate::resources;
 use crate::wire::{parse_body, parse_name};
 
-pub(super) fn routes() -> Router<Local> {
+pub(super) fn routes() -> Routes {
     let databases = format!("{PG}/projects/{{project}}/branches/{{branch}}/databases");
-    Router::new()
-        .route(&databases, get(list).post(create))
-        .route(&format!("{databases}/{{database}}"), get(show).patch(update).delete(delete))
+    let database = format!("{databases}/{{database}}");
+    Routes::new()
+        .get(
+            call("list_databases", &databases, "Databases of a branch")
+                .paged()
+                .answers("ListDatabasesResponse"),
+            list,
+        )
+        .post(
+            call("create_database", &databases, "Make a database; the branch is woken")
+                .query("database_id", "string", "Identifier; made from the name where absent")
+                .query("replace_existing", "boolean", "Change the database of that name, where there is one")
+                .body("Database")
+                .answers("Operation"),
+            create,
+        )
+        .get(call("get_database", &database, "One database").answers("Database"), show)
+        .patch(
+            call("update_database", &database, "Rename a database or hand it to another role")
+                .masked()
+                .body("Database")
+                .answers("Operation"),
+            update,
+        )
+        .delete(
+            call("delete_database", &database, "Delete a database; sessions in it end").answers("Operation"),
+            delete,
+        )
 }
 
 #[derive(Deserialize)]
@@ -29,7 +54,7 @@ struct CreateQuery {
 }
 
 #[derive(Deserialize)]
-struct DatabaseBody {
+pub(crate) struct DatabaseBody {
     spec: Option<DatabaseSpec>,
 }
 
@@ -90,7 +115,7 @@ async fn show(
 async fn list(
     State(local): State<Local>,
     Path((project, branch)): Path<(String, String)>,
-    Query(query): Query<PageQuery>,
+    Paged(query): Paged,
 ) -> Result<Json<Value>, ApiError> {
     let all = local.control.databases(project, branch).await?;
     let place = |view: &DatabaseView| (view.database.create_time, view.database.id.clone());

@@ -3,13 +3,13 @@
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::Caller;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::OWN;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::gate::header_value;
 use crate::local::Local;
@@ -19,12 +19,18 @@ use crate::wire::parse_body;
 /// Clients learn from this header which workspace they talk to.
 const ORG_HEADER: &str = "x-databricks-org-id";
 
-pub(super) fn routes() -> Router<Local> {
-    Router::new()
-        .route("/version", get(async || Json(json!({"version": env!("CARGO_PKG_VERSION")}))))
-        .route("/api/2.0/preview/scim/v2/Me", get(me))
-        .route(&format!("{OWN}/whoami"), get(whoami))
-        .route("/telemetry-ext", post(telemetry))
+pub(super) fn routes() -> Routes {
+    let version = async || Json(json!({"version": env!("CARGO_PKG_VERSION")}));
+    Routes::new()
+        .get(call("version", "/version", "Version of the daemon").answers("Version"), version)
+        .get(call("me", "/api/2.0/preview/scim/v2/Me", "Who calls, in SCIM's words").answers("ScimUser"), me)
+        .get(call("whoami", format!("{OWN}/whoami"), "Who calls, and with what").answers("Whoami"), whoami)
+        .post(
+            call("telemetry", "/telemetry-ext", "Reports of the vendor's clients; dropped unread")
+                .body("TelemetryRequest")
+                .answers("TelemetryResponse"),
+            telemetry,
+        )
 }
 
 async fn me(State(local): State<Local>, Extension(caller): Extension<Caller>) -> Response {

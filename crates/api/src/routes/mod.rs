@@ -1,6 +1,7 @@
 //! The routes, one module for each kind of resource.
 
 mod branches;
+mod browser;
 mod credentials;
 mod databases;
 mod endpoints;
@@ -23,9 +24,13 @@ use crate::local::Local;
 #[cfg(test)]
 pub(crate) use branches::BranchBody;
 #[cfg(test)]
+pub(crate) use databases::DatabaseBody;
+#[cfg(test)]
 pub(crate) use endpoints::EndpointBody;
 #[cfg(test)]
 pub(crate) use projects::ProjectBody;
+#[cfg(test)]
+pub(crate) use roles::RoleBody;
 pub(crate) use table::{Call, Routes};
 
 /// Every route with its description.
@@ -35,21 +40,21 @@ pub(crate) fn described() -> Routes {
         .merge(branches::routes())
         .merge(endpoints::routes())
         .merge(operations::routes())
+        .merge(roles::routes())
+        .merge(databases::routes())
+        .merge(credentials::routes())
+        .merge(permissions::routes())
+        .merge(me::routes())
+        .merge(oidc::routes())
+        .merge(browser::routes())
+        .merge(principals::routes())
         .merge(own::routes())
         .undocumented(later::routes())
 }
 
 /// Every route, to be given its state.
 pub(crate) fn all() -> Router<Local> {
-    described()
-        .into_router()
-        .merge(roles::routes())
-        .merge(databases::routes())
-        .merge(credentials::routes())
-        .merge(me::routes())
-        .merge(oidc::routes())
-        .merge(permissions::routes())
-        .merge(principals::routes())
+    described().into_router()
 }
 
 /// The contract's base path.

@@ -5,15 +5,14 @@ use axum::extract::State;
 use axum::extract::rejection::FormRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Form, Json, Router};
+use axum::{Extension, Form, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use control::app::AccessToken;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::error::ApiError;
+use super::table::{Routes, call};
 use crate::local::Local;
 use crate::public::{Base, FailedLogin, base_of};
 
@@ -22,14 +21,28 @@ const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 const SUBJECT_TYPES: [&str; 2] =
     ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 
-pub(super) fn routes() -> Router<Local> {
-    Router::new()
-        .route("/.well-known/databricks-config", get(databricks_config))
-        .route("/oidc/.well-known/oauth-authorization-server", get(discovery))
-        .route("/oidc/.well-known/openid-configuration", get(discovery))
-        .route("/oidc/jwks", get(jwks))
-        .route("/oidc/v1/authorize", get(authorize))
-        .route("/oidc/v1/token", post(token))
+pub(super) fn routes() -> Routes {
+    // Clients look in either place.
+    let documents = [
+        ("oauth_authorization_server", "/oidc/.well-known/oauth-authorization-server"),
+        ("openid_configuration", "/oidc/.well-known/openid-configuration"),
+    ];
+    let routes = Routes::new()
+        .get(
+            call("databricks_config", "/.well-known/databricks-config", "Where clients log in")
+                .answers("DatabricksConfig"),
+            databricks_config,
+        )
+        .get(call("jwks", "/oidc/jwks", "Public keys of signed tokens").answers("Jwks"), jwks)
+        .post(
+            call("token", "/oidc/v1/token", "An access token for a client secret or a foreign token")
+                .form("TokenRequest")
+                .answers("TokenResponse"),
+            token,
+        );
+    documents.into_iter().fold(routes, |routes, (id, path)| {
+        routes.get(call(id, path, "What the token endpoint can do").answers("AuthorizationServer"), discovery)
+    })
 }
 
 /// The one call that the vendor's SDK makes before anything else.
@@ -47,10 +60,11 @@ async fn discovery(State(local): State<Local>, base: Option<Extension<Base>>) ->
         "authorization_endpoint": format!("{oidc}/v1/authorize"),
         "token_endpoint": format!("{oidc}/v1/token"),
         "jwks_uri": format!("{oidc}/jwks"),
-        "grant_types_supported": ["client_credentials", EXCHANGE],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials", EXCHANGE],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
         "scopes_supported": Scope::ALL.map(Scope::as_str),
-        "response_types_supported": ["token"],
+        "response_types_supported": ["code", "token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
     }))
@@ -58,14 +72,6 @@ async fn discovery(State(local): State<Local>, base: Option<Extension<Base>>) ->
 
 async fn jwks(State(local): State<Local>) -> Json<Value> {
     Json(local.control.jwks())
-}
-
-async fn authorize() -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "NOT_IMPLEMENTED",
-        "logging in through a browser is not supported yet; use a personal token or client credentials",
-    )
 }
 
 /// Has no `Debug`: there are secrets in it.
@@ -78,10 +84,14 @@ struct TokenForm {
     client_secret: Option<String>,
     subject_token: Option<String>,
     subject_token_type: Option<String>,
+    code: Option<String>,
+    redirect_uri: Option<String>,
+    code_verifier: Option<String>,
+    refresh_token: Option<String>,
 }
 
 /// Why the token endpoint says no, in the form of RFC 6749.
-struct OauthError {
+pub(super) struct OauthError {
     status: StatusCode,
     error: &'static str,
     description: String,
@@ -149,10 +159,12 @@ async fn token(
     match form.grant_type.as_str() {
         "client_credentials" => client_credentials(&local, &headers, form, scopes).await,
         EXCHANGE => exchange(&local, form, scopes).await,
+        "authorization_code" => authorization_code(&local, form).await,
+        "refresh_token" => refresh(&local, form).await,
         "" => Err(OauthError::request("invalid_request", "grant_type is missing")),
         other => Err(OauthError::request(
             "unsupported_grant_type",
-            format!("grant_type '{other}' is not supported; use client_credentials or token exchange"),
+            format!("grant_type '{other}' is not supported"),
         )),
     }
 }
@@ -177,7 +189,7 @@ async fn client_credentials(
         return Err(wrong());
     }
     match local.control.client_credentials(&id, &secret, scopes.clone()).await? {
-        Ok(token) => Ok(answer(&token, &scopes, None)),
+        Ok(token) => Ok(answer(&token, &scopes, None, None)),
         Err(refusal) => {
             tracing::warn!(reason = %refusal, "a client secret was refused");
             Err(wrong())
@@ -185,10 +197,44 @@ async fn client_credentials(
     }
 }
 
+fn missing(name: &'static str) -> impl FnOnce() -> OauthError {
+    move || OauthError::request("invalid_request", format!("{name} is missing"))
+}
+
+/// The code or token that was shown is good for nothing.
+fn invalid_grant(refusal: &Refusal) -> OauthError {
+    OauthError { failed_login: true, ..OauthError::request("invalid_grant", refusal.to_string()) }
+}
+
+/// What a program gets for the code of the page.
+async fn authorization_code(local: &Local, form: TokenForm) -> Result<Response, OauthError> {
+    let code = Secret::new(form.code.ok_or_else(missing("code"))?);
+    let client = form.client_id.ok_or_else(missing("client_id"))?;
+    let redirect = form.redirect_uri.ok_or_else(missing("redirect_uri"))?;
+    let verifier = Secret::new(form.code_verifier.ok_or_else(missing("code_verifier"))?);
+    match local.control.redeem_login(&code, &client, &redirect, &verifier).await? {
+        Ok(login) => Ok(answer(&login.access, &login.scopes, None, Some(&login.refresh))),
+        Err(refusal) => {
+            tracing::warn!(reason = %refusal, "a login code was refused");
+            Err(invalid_grant(&refusal))
+        }
+    }
+}
+
+async fn refresh(local: &Local, form: TokenForm) -> Result<Response, OauthError> {
+    let token = Secret::new(form.refresh_token.ok_or_else(missing("refresh_token"))?);
+    match local.control.renew_login(&token).await? {
+        Ok((access, scopes)) => Ok(answer(&access, &scopes, None, Some(&token))),
+        Err(refusal) => {
+            tracing::warn!(reason = %refusal, "a refresh token was refused");
+            Err(invalid_grant(&refusal))
+        }
+    }
+}
+
 async fn exchange(local: &Local, form: TokenForm, scopes: Vec<Scope>) -> Result<Response, OauthError> {
-    let missing = |name| OauthError::request("invalid_request", format!("{name} is missing"));
-    let subject = form.subject_token.ok_or_else(|| missing("subject_token"))?;
-    let kind = form.subject_token_type.ok_or_else(|| missing("subject_token_type"))?;
+    let subject = form.subject_token.ok_or_else(missing("subject_token"))?;
+    let kind = form.subject_token_type.ok_or_else(missing("subject_token_type"))?;
     if !SUBJECT_TYPES.contains(&kind.as_str()) {
         return Err(OauthError::request(
             "invalid_request",
@@ -197,7 +243,7 @@ async fn exchange(local: &Local, form: TokenForm, scopes: Vec<Scope>) -> Result<
     }
     let client = form.client_id.filter(|id| !id.is_empty());
     match local.control.exchange_token(&subject, client.as_deref(), scopes.clone()).await? {
-        Ok(token) => Ok(answer(&token, &scopes, Some(ACCESS_TOKEN_TYPE))),
+        Ok(token) => Ok(answer(&token, &scopes, Some(ACCESS_TOKEN_TYPE), None)),
         Err(refusal) => {
             tracing::warn!(reason = %refusal, "a foreign token was refused");
             let error = match refusal {
@@ -209,7 +255,7 @@ async fn exchange(local: &Local, form: TokenForm, scopes: Vec<Scope>) -> Result<
     }
 }
 
-fn answer(token: &AccessToken, scopes: &[Scope], issued: Option<&str>) -> Response {
+fn answer(token: &AccessToken, scopes: &[Scope], issued: Option<&str>, refresh: Option<&Secret>) -> Response {
     let words: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
     let mut body = json!({
         "access_token": token.token.expose(),
@@ -219,6 +265,9 @@ fn answer(token: &AccessToken, scopes: &[Scope], issued: Option<&str>) -> Respon
     });
     if let Some(issued) = issued {
         body["issued_token_type"] = json!(issued);
+    }
+    if let Some(refresh) = refresh {
+        body["refresh_token"] = json!(refresh.expose());
     }
     ([(header::CACHE_CONTROL, "no-store"), (header::PRAGMA, "no-cache")], Json(body)).into_response()
 }
@@ -238,7 +287,7 @@ fn basic(headers: &HeaderMap) -> Result<Option<(String, Secret)>, OauthError> {
 
 /// The scopes asked for. Words of others (`offline_access`) are passed over, but something that we
 /// know must be among them.
-fn scopes(text: Option<&str>) -> Result<Vec<Scope>, OauthError> {
+pub(super) fn scopes(text: Option<&str>) -> Result<Vec<Scope>, OauthError> {
     let text = text.unwrap_or_default();
     let mut known: Vec<Scope> = text.split_whitespace().filter_map(Scope::parse).collect();
     if text.trim().is_empty() {

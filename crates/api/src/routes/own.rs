@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::{ComputeLine, ConnectionInfo};
 use control::model::{AuditEntry, Principal};
 use hyper::body::Frame;
@@ -28,7 +27,7 @@ pub(super) fn routes() -> Routes {
     let health = async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
     let document = async || Json(crate::openapi::document());
     Routes::new()
-        .undocumented(Router::new().route("/health", get(health)))
+        .get(call("health", "/health", "Whether the daemon answers").answers("Health"), health)
         .get(call("openapi", format!("{OWN}/openapi.json"), "This document").answers("Document"), document)
         .get(call("status", format!("{OWN}/status"), "What runs").answers("Status"), status)
         .post(

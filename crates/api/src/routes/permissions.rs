@@ -2,25 +2,56 @@
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::routing::{get, put};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::{Caller, Holder, Permission, PermissionChange as Change};
 use control::identity::{IdentityKind, Level};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::OWN;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources::object;
 use crate::wire::parse_body;
 
-pub(super) fn routes() -> Router<Local> {
+pub(super) fn routes() -> Routes {
     let project = "/api/2.0/permissions/database-projects/{project}";
-    Router::new()
-        .route(project, get(show).put(replace).patch(merge))
-        .route(&format!("{project}/permissionLevels"), get(levels))
-        .route(&format!("{OWN}/projects/{{project}}/permissions/{{principal}}"), put(grant).delete(revoke))
+    let single = format!("{OWN}/projects/{{project}}/permissions/{{principal}}");
+    Routes::new()
+        .get(call("get_permissions", project, "Who may do what with a project").answers("Permissions"), show)
+        .put(
+            call("set_permissions", project, "Replace all rights on a project but its owner's")
+                .body("PermissionsRequest")
+                .answers("Permissions"),
+            replace,
+        )
+        .patch(
+            call("update_permissions", project, "Add rights on a project, or change single ones")
+                .body("PermissionsRequest")
+                .answers("Permissions"),
+            merge,
+        )
+        .get(
+            call(
+                "get_permission_levels",
+                format!("{project}/permissionLevels"),
+                "Rights that there are on a project",
+            )
+            .answers("PermissionLevels"),
+            levels,
+        )
+        .put(
+            call("grant_permission", &single, "Give a principal a right on a project")
+                .body("GrantRequest")
+                .answers("Permissions"),
+            grant,
+        )
+        .delete(
+            call("revoke_permission", &single, "Take a principal's right on a project")
+                .answers("Permissions"),
+            revoke,
+        )
 }
 
 #[derive(Deserialize)]

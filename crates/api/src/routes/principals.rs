@@ -3,8 +3,7 @@
 use auth::Scope;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::routing::{delete, get, post, put};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::{
     Caller, FederationView, Life, NewFederation, NewPrincipal, NewToken, PrincipalView, TokenView,
 };
@@ -13,21 +12,97 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::OWN;
+use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources::{object, time};
 use crate::wire::{parse_body, parse_duration};
 
-pub(super) fn routes() -> Router<Local> {
-    Router::new()
-        .route(&format!("{OWN}/principals"), get(list).post(create))
-        .route(&format!("{OWN}/principals/{{principal}}"), delete(remove))
-        .route(&format!("{OWN}/groups/{{group}}/members/{{principal}}"), put(join).delete(leave))
-        .route(&format!("{OWN}/tokens"), get(list_tokens).post(create_token))
-        .route(&format!("{OWN}/tokens/{{token}}"), delete(revoke_token))
-        .route(&format!("{OWN}/federations"), get(list_federations).post(create_federation))
-        .route(&format!("{OWN}/federations/{{federation}}"), delete(remove_federation))
-        .route(&format!("{OWN}/signing-keys/rotate"), post(rotate))
+pub(super) fn routes() -> Routes {
+    let principals = format!("{OWN}/principals");
+    let member = format!("{OWN}/groups/{{group}}/members/{{principal}}");
+    Routes::new()
+        .get(
+            call("list_principals", &principals, "All principals, oldest first").answers("PrincipalList"),
+            list,
+        )
+        .post(
+            call("create_principal", &principals, "Make a principal")
+                .body("NewPrincipal")
+                .answers("Principal"),
+            create,
+        )
+        .delete(
+            call(
+                "delete_principal",
+                format!("{principals}/{{principal}}"),
+                "Delete a principal with its tokens and rights",
+            )
+            .query(
+                "reassign_to",
+                "string",
+                "Principal that gets its projects; absent: it must own none",
+            ),
+            remove,
+        )
+        .put(call("join_group", &member, "Make a principal a member of a group"), join)
+        .delete(call("leave_group", &member, "End a membership of a group"), leave)
+        .merge(token_routes())
+        .merge(federation_routes())
+        .post(
+            call(
+                "rotate_signing_key",
+                format!("{OWN}/signing-keys/rotate"),
+                "Sign new tokens with a new key; those signed before stay good",
+            )
+            .answers("SigningKey"),
+            rotate,
+        )
+}
+
+fn token_routes() -> Routes {
+    let tokens = format!("{OWN}/tokens");
+    Routes::new()
+        .get(
+            call("list_tokens", &tokens, "Personal tokens and client secrets, without their text")
+                .query("all", "boolean", "Everybody's, for the owner of the home")
+                .answers("TokenList"),
+            list_tokens,
+        )
+        .post(
+            call("create_token", &tokens, "Make a personal token or client secret, shown once")
+                .body("NewToken")
+                .answers("Token"),
+            create_token,
+        )
+        .delete(
+            call("revoke_token", format!("{tokens}/{{token}}"), "End a token, by its id, at once"),
+            revoke_token,
+        )
+}
+
+fn federation_routes() -> Routes {
+    let federations = format!("{OWN}/federations");
+    Routes::new()
+        .get(
+            call("list_federations", &federations, "Issuers whose tokens are taken")
+                .answers("FederationList"),
+            list_federations,
+        )
+        .post(
+            call("create_federation", &federations, "Take an issuer's tokens for a principal")
+                .body("NewFederation")
+                .answers("Federation"),
+            create_federation,
+        )
+        .delete(
+            call(
+                "delete_federation",
+                format!("{federations}/{{federation}}"),
+                "Take tokens of an issuer no longer",
+            ),
+            remove_federation,
+        )
 }
 
 #[derive(Deserialize)]

@@ -3,12 +3,13 @@ use std::collections::BTreeMap;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use control::app::{Caller, Change, NewProject, UpdateProject};
+use control::app::{Caller, Change, FirstRole, NewProject, UpdateProject};
 use control::model::{PRODUCTION, Principal, ProjectOptions, Tag};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::PG;
+use super::roles::RoleSpec;
 use super::specs::{ComputeSpec, GroupSpec, reset_compute};
 use super::table::{Routes, call};
 use crate::error::ApiError;
@@ -74,7 +75,7 @@ pub(crate) struct ProjectBody {
     initial_branch_spec: Option<InitialBranch>,
     initial_endpoint_spec: Option<InitialEndpoint>,
     initial_database_spec: Option<InitialDatabase>,
-    initial_role_spec: Option<InitialRole>,
+    initial_role_spec: Option<RoleSpec>,
 }
 
 #[derive(Default, Deserialize)]
@@ -115,22 +116,6 @@ struct InitialDatabase {
     postgres_database: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct InitialRole {
-    postgres_role: Option<String>,
-    identity_type: Option<String>,
-    auth_method: Option<String>,
-    membership_roles: Option<Vec<String>>,
-    attributes: Option<RoleAttributes>,
-}
-
-#[derive(Deserialize)]
-struct RoleAttributes {
-    bypassrls: Option<bool>,
-    createdb: Option<bool>,
-    createrole: Option<bool>,
-}
-
 async fn create(
     State(local): State<Local>,
     Extension(principal): Extension<Principal>,
@@ -138,7 +123,6 @@ async fn create(
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let body: ProjectBody = parse_body(&body)?;
-    body.refuse_other_beginnings(principal.on_behalf_of())?;
     let spec = body.spec.unwrap_or_default();
     if let Some(name) = &spec.default_branch
         && *name != format!("projects/{}/branches/{PRODUCTION}", query.project_id)
@@ -167,31 +151,25 @@ async fn create(
         protect_root: body.initial_branch_spec.and_then(|branch| branch.is_protected).unwrap_or(false),
         first_endpoint: first.compute.wanted(None)?,
         readable_secondaries: group.enable_readable_secondaries.unwrap_or(false),
+        first_role: body.initial_role_spec.map(first_role).transpose()?,
+        first_database: body.initial_database_spec.and_then(|database| database.postgres_database),
     };
     let operation = local.control.create_project(principal, request).await?;
     super::operations::answer(&local, operation).await
 }
 
-impl ProjectBody {
-    /// The first role and database are what they are here; to ask for exactly that is no error.
-    fn refuse_other_beginnings(&self, owner: &str) -> Result<(), ApiError> {
-        let database = self.initial_database_spec.as_ref().and_then(|spec| spec.postgres_database.as_deref());
-        if database.is_some_and(|name| name != "databricks_postgres") {
-            return Err(ApiError::not_implemented("first databases other than databricks_postgres"));
-        }
-        let Some(role) = &self.initial_role_spec else { return Ok(()) };
-        let attributes = role.attributes.as_ref();
-        let withheld =
-            |choose: fn(&RoleAttributes) -> Option<bool>| attributes.and_then(choose) == Some(false);
-        let other = role.postgres_role.as_deref().is_some_and(|name| name != owner)
-            || role.identity_type.as_deref().is_some_and(|kind| kind != "USER")
-            || role.auth_method.as_deref().is_some_and(|method| method != "LAKEBASE_OAUTH_V1")
-            || role.membership_roles.as_ref().is_some_and(|groups| *groups != ["DATABRICKS_SUPERUSER"])
-            || withheld(|given| given.bypassrls)
-            || withheld(|given| given.createdb)
-            || withheld(|given| given.createrole);
-        if other { Err(ApiError::not_implemented("first roles other than the owner's")) } else { Ok(()) }
-    }
+/// What is said of the first role.
+fn first_role(spec: RoleSpec) -> Result<FirstRole, ApiError> {
+    let attributes = spec.attributes.unwrap_or_default();
+    Ok(FirstRole {
+        identity_type: spec.identity_type()?,
+        auth_method: spec.auth_method()?,
+        superuser_member: spec.superuser_member()?,
+        name: spec.postgres_role.filter(|name| !name.is_empty()),
+        bypassrls: attributes.bypassrls,
+        createdb: attributes.createdb,
+        createrole: attributes.createrole,
+    })
 }
 
 fn history(spec: &ProjectSpec) -> Result<Option<f64>, ApiError> {

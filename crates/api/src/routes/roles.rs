@@ -1,26 +1,60 @@
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use control::app::{NewRole, RoleChange, RoleView};
 use control::model::{Attributes, AuthMethod, IdentityType, Principal};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::table::{Routes, call};
 use super::{OWN, PG};
 use crate::error::ApiError;
 use crate::local::Local;
-use crate::page::{PageQuery, page};
+use crate::page::{Paged, page};
 use crate::resources::{self, SUPERUSER, parse_auth_method};
 use crate::wire::{parse_body, parse_name};
 
-pub(super) fn routes() -> Router<Local> {
+pub(super) fn routes() -> Routes {
     let branch = "projects/{project}/branches/{branch}";
     let roles = format!("{PG}/{branch}/roles");
-    Router::new()
-        .route(&roles, get(list).post(create))
-        .route(&format!("{roles}/{{role}}"), get(show).patch(update).delete(delete))
-        .route(&format!("{OWN}/{branch}/roles/{{role}}/reset-password"), post(reset_password))
+    let role = format!("{roles}/{{role}}");
+    Routes::new()
+        .get(call("list_roles", &roles, "Roles of a branch").paged().answers("ListRolesResponse"), list)
+        .post(
+            call("create_role", &roles, "Make a role; the branch is woken")
+                .query("role_id", "string", "Identifier; made from the name where absent")
+                .query("replace_existing", "boolean", "Change the role of that name, where there is one")
+                .body("Role")
+                .answers("Operation"),
+            create,
+        )
+        .get(call("get_role", &role, "One role").answers("Role"), show)
+        .patch(
+            call("update_role", &role, "Change a role; the branch is woken")
+                .masked()
+                .body("Role")
+                .answers("Operation"),
+            update,
+        )
+        .delete(
+            call("delete_role", &role, "Delete a role; the branch is woken")
+                .query(
+                    "reassign_owned_to",
+                    "string",
+                    "Resource name of the role that gets what it owns; absent: it must own nothing",
+                )
+                .answers("Operation"),
+            delete,
+        )
+        .post(
+            call(
+                "reset_role_password",
+                format!("{OWN}/{branch}/roles/{{role}}/reset-password"),
+                "Give a plain role a new password, shown once",
+            )
+            .answers("RolePassword"),
+            reset_password,
+        )
 }
 
 #[derive(Deserialize)]
@@ -31,28 +65,28 @@ struct CreateQuery {
 }
 
 #[derive(Deserialize)]
-struct RoleBody {
+pub(crate) struct RoleBody {
     spec: Option<RoleSpec>,
 }
 
 #[derive(Default, Deserialize)]
-struct RoleSpec {
-    postgres_role: Option<String>,
+pub(super) struct RoleSpec {
+    pub postgres_role: Option<String>,
     identity_type: Option<String>,
     auth_method: Option<String>,
     membership_roles: Option<Vec<String>>,
-    attributes: Option<AttributesSpec>,
+    pub attributes: Option<AttributesSpec>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
-struct AttributesSpec {
-    bypassrls: Option<bool>,
-    createdb: Option<bool>,
-    createrole: Option<bool>,
+pub(super) struct AttributesSpec {
+    pub bypassrls: Option<bool>,
+    pub createdb: Option<bool>,
+    pub createrole: Option<bool>,
 }
 
 impl RoleSpec {
-    fn identity_type(&self) -> Result<Option<IdentityType>, ApiError> {
+    pub fn identity_type(&self) -> Result<Option<IdentityType>, ApiError> {
         match self.identity_type.as_deref() {
             None | Some("" | "IDENTITY_TYPE_UNSPECIFIED") => Ok(None),
             Some(word) => IdentityType::parse(word).map(Some).ok_or_else(|| {
@@ -63,7 +97,7 @@ impl RoleSpec {
         }
     }
 
-    fn auth_method(&self) -> Result<Option<AuthMethod>, ApiError> {
+    pub fn auth_method(&self) -> Result<Option<AuthMethod>, ApiError> {
         match self.auth_method.as_deref() {
             None | Some("" | "AUTH_METHOD_UNSPECIFIED") => Ok(None),
             Some(word) => parse_auth_method(word).map(Some).ok_or_else(|| {
@@ -76,7 +110,7 @@ impl RoleSpec {
     }
 
     /// Whether the role shall be a member of the group; none where the body does not say.
-    fn superuser_member(&self) -> Result<Option<bool>, ApiError> {
+    pub fn superuser_member(&self) -> Result<Option<bool>, ApiError> {
         let Some(memberships) = &self.membership_roles else { return Ok(None) };
         match memberships.iter().find(|membership| *membership != SUPERUSER) {
             Some(other) => Err(ApiError::invalid(format!(
@@ -130,7 +164,7 @@ async fn show(
 async fn list(
     State(local): State<Local>,
     Path((project, branch)): Path<(String, String)>,
-    Query(query): Query<PageQuery>,
+    Paged(query): Paged,
 ) -> Result<Json<Value>, ApiError> {
     let all = local.control.roles(project, branch).await?;
     let place = |view: &RoleView| (view.role.create_time, view.role.id.clone());

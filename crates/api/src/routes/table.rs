@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::routing::{MethodRouter, delete, get, patch, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use crate::local::Local;
 
@@ -28,6 +28,8 @@ pub(crate) struct Call {
     pub query: Vec<Parameter>,
     /// Schema of the request's body.
     pub body: Option<&'static str>,
+    /// Media type of the request's body.
+    pub body_media: &'static str,
     /// Schema of the answer.
     pub answer: &'static str,
     /// Media type of the answer.
@@ -45,6 +47,8 @@ pub(crate) struct Parameter {
     pub summary: &'static str,
 }
 
+const JSON: &str = "application/json";
+
 /// Describes a call.
 pub(crate) fn call(id: &'static str, path: impl Into<String>, summary: &'static str) -> Call {
     Call {
@@ -54,8 +58,9 @@ pub(crate) fn call(id: &'static str, path: impl Into<String>, summary: &'static 
         summary,
         query: Vec::new(),
         body: None,
+        body_media: JSON,
         answer: "Empty",
-        media: "application/json",
+        media: JSON,
     }
 }
 
@@ -82,6 +87,11 @@ impl Call {
         Call { body: Some(schema), ..self }
     }
 
+    /// With a form as its body.
+    pub fn form(self, schema: &'static str) -> Call {
+        Call { body: Some(schema), body_media: "application/x-www-form-urlencoded", ..self }
+    }
+
     /// With an answer.
     pub fn answers(self, schema: &'static str) -> Call {
         Call { answer: schema, ..self }
@@ -105,6 +115,10 @@ impl Routes {
 
     pub fn post<H: Handler<T, Local>, T: 'static>(self, call: Call, handler: H) -> Routes {
         self.add("post", call, post(handler))
+    }
+
+    pub fn put<H: Handler<T, Local>, T: 'static>(self, call: Call, handler: H) -> Routes {
+        self.add("put", call, put(handler))
     }
 
     pub fn patch<H: Handler<T, Local>, T: 'static>(self, call: Call, handler: H) -> Routes {

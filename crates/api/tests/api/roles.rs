@@ -53,6 +53,44 @@ async fn a_project_begins_with_its_makers_role_and_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_project_begins_with_another_role_and_database_where_its_maker_says_so() {
+    let world = World::new().await;
+    let body = json!({
+        "initial_database_spec": {"postgres_database": "app_data"},
+        "initial_role_spec": {"postgres_role": "app_owner", "attributes": {"createdb": true}},
+    });
+    world.post("/projects?project_id=shop", &body.to_string()).await.response();
+    let roles = world.get(ROLES).await.body;
+    assert_eq!(ids(&roles), ["app-owner"]);
+    assert_eq!(
+        roles["roles"][0]["status"],
+        json!({
+            "role_id": "app-owner",
+            "postgres_role": "app_owner",
+            "identity_type": "IDENTITY_TYPE_UNSPECIFIED",
+            "auth_method": "PG_PASSWORD_SCRAM_SHA_256",
+            "attributes": {"bypassrls": false, "createdb": true, "createrole": false},
+        })
+    );
+    let databases = world.get("/projects/shop/branches/production/databases").await.body;
+    assert_eq!(databases["databases"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        databases["databases"][0]["status"],
+        json!({
+            "database_id": "app-data",
+            "postgres_database": "app_data",
+            "role": "projects/shop/branches/production/roles/app-owner",
+        })
+    );
+    // A branch takes both along, and the creator may add the usual role.
+    world.branch("dev", r#"{"spec":{"no_expiry":true}}"#).await;
+    let spec = json!({"spec": {"postgres_role": OWNER, "identity_type": "USER"}}).to_string();
+    let on_dev = ROLES.replace("production", "dev");
+    world.post(&on_dev, &spec).await.response();
+    assert_eq!(ids(&world.get(&on_dev).await.body), ["app-owner", "ana-example-org"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_role_is_follows_from_what_was_asked() {
     let world = World::with_shop().await;
     for (id, spec, identity_type, auth_method, rolcanlogin) in [

@@ -95,13 +95,24 @@ impl Web {
             body.len()
         );
         let address = self.address;
-        tokio::task::spawn_blocking(move || exchange(address, &request)).await.unwrap()
+        let reply = tokio::task::spawn_blocking(move || exchange(address, &request)).await.unwrap();
+        if reply.status == 200
+            && let Some(why) = crate::schema::misfit(method, path, &reply.body)
+        {
+            panic!("{method} {path} is not as documented: {why}");
+        }
+        reply
     }
 
     /// A form to the token endpoint.
     pub async fn token(&self, form: &str, headers: &str) -> Reply {
+        self.form("/oidc/v1/token", form, headers).await
+    }
+
+    /// A form.
+    pub async fn form(&self, path: &str, form: &str, headers: &str) -> Reply {
         let headers = format!("Content-Type: application/x-www-form-urlencoded\r\n{headers}");
-        self.raw("POST", "/oidc/v1/token", form, &headers).await
+        self.raw("POST", path, form, &headers).await
     }
 }
 
@@ -123,8 +134,13 @@ fn exchange(address: SocketAddr, request: &str) -> Reply {
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(head.to_lowercase().contains("content-type: application/json"), "{text}");
-    let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let kind = head.to_lowercase();
+    let body = if kind.contains("content-type: text/html") || body.is_empty() {
+        Value::String(body.to_owned())
+    } else {
+        assert!(kind.contains("content-type: application/json"), "{text}");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
     Reply { status, head: head.to_owned(), body }
 }
 

@@ -192,7 +192,7 @@ impl Control {
         self.access_token(identity, scopes).await.map(Ok)
     }
 
-    async fn access_token(
+    pub(crate) async fn access_token(
         self: &Arc<Self>,
         identity: Arc<Identity>,
         scopes: Vec<Scope>,

@@ -3,6 +3,7 @@
 mod access;
 mod authenticate;
 mod branches;
+mod browser;
 mod catalog;
 mod change;
 mod connect;
@@ -11,6 +12,7 @@ mod databases;
 mod endpoints;
 pub mod expiry;
 mod federation;
+mod first;
 mod operations;
 mod permissions;
 mod principals;
@@ -47,6 +49,7 @@ use crate::signing::Signing;
 pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
 pub use authenticate::AccessToken;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
+pub use browser::{Login, LoginRequest};
 use catalog::Catalogs;
 pub use catalog::RoleLogin;
 pub(crate) use catalog::{Touched, is_catalog};
@@ -58,6 +61,8 @@ pub use endpoints::{
     ComputeInstanceView, ComputeStatus, EndpointId, EndpointView, NewEndpoint, UpdateCompute, UpdateEndpoint,
 };
 pub use federation::{FederationView, NewFederation};
+pub(crate) use first::First;
+pub use first::FirstRole;
 pub use operations::{OperationView, Target};
 pub use permissions::{Change as PermissionChange, Holder, Permission};
 pub use principals::{NewPrincipal, PrincipalView};
@@ -106,6 +111,7 @@ pub struct Control {
     pub(crate) issuer_keys: IssuerKeys,
     /// Identity and owner of each branch's project, as far as asked for.
     subjects: Mutex<HashMap<String, (String, String)>>,
+    codes: browser::Codes,
     pub(crate) catalogs: Catalogs,
     owner: String,
     issuer: String,
@@ -171,6 +177,7 @@ impl Control {
             directories: Directories::open(&db)?,
             issuer_keys: IssuerKeys::default(),
             subjects: Mutex::default(),
+            codes: browser::Codes::default(),
             keys,
             settings,
             engine,
@@ -326,13 +333,16 @@ impl Control {
 /// A principal is a role in every branch that it uses, so the name must be one that PostgreSQL takes
 /// as it is.
 pub(crate) fn check_role_name(name: &str) -> Result<(), Error> {
-    let reserved =
-        name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name);
-    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) || reserved {
+    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) || is_reserved(name) {
         return Err(Error::invalid(format!("\"{name}\" cannot be a principal's name"))
             .with_hint("use an e-mail address of at most 63 bytes"));
     }
     Ok(())
+}
+
+/// Whether a role of this name means something already.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with("pg_") || [BOOTSTRAP_ROLE, SUPERUSER_GROUP, "public", "none"].contains(&name)
 }
 
 /// The engine's name for a branch's data.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::catalog::identity_of;
 use super::endpoints::UpdateCompute;
+use super::first::{First, FirstRole};
 use super::{Claim, Control, check_role_name, key_of, not_found};
 use crate::db::{branches, endpoints, operations, projects};
 use crate::error::{Error, Refusal};
@@ -44,6 +45,10 @@ pub struct NewProject {
     pub first_endpoint: UpdateCompute,
     /// Whether secondaries of the first endpoint serve reads.
     pub readable_secondaries: bool,
+    /// The first role, where it is not the creator's as usual.
+    pub first_role: Option<FirstRole>,
+    /// Name of the first database.
+    pub first_database: Option<String>,
 }
 
 /// A project with what its row does not say.
@@ -152,9 +157,10 @@ impl Control {
         settings::check_history(history_seconds)?;
         settings::check_tags(&request.options.custom_tags)?;
         self.check_pg_settings(&request.compute.pg_settings)?;
-        // Whoever makes a project gets a role in it.
+        // Whoever makes a project gets a role in it, or says who else does.
         let creator = identity_of(principal);
         check_role_name(&creator.name)?;
+        let first = First::wished(&creator, request.first_role, request.first_database)?;
         let creator_kind = match creator.kind {
             IdentityType::ServicePrincipal => OwnerKind::ServicePrincipal,
             IdentityType::User | IdentityType::Group => OwnerKind::User,
@@ -207,7 +213,8 @@ impl Control {
         // Before the row is there to be seen: the reconciler takes up what nobody works on.
         let claim = self.claim_new(&project.uid)?;
         // Keys before rows: a key without a row is swept up, a row without a key would be lost.
-        self.keys.write(&branch.uid, &[self.new_secrets(&creator.name, creator_kind)?])?;
+        let secrets = self.new_secrets(&creator.name, creator_kind)?;
+        self.keys.write_with(&branch.uid, &[secrets], Some(&first))?;
         self.db.write(|tx| {
             if let Some(other) = projects::by_id(tx, &project.id)? {
                 self.check_settled(&other.uid, other.state)?;

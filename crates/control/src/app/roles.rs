@@ -345,7 +345,10 @@ pub(crate) fn role_not_found(id: &str) -> Error {
 }
 
 /// How somebody logs in: as asked for, if that goes with the kind of role.
-fn auth_method(kind: Option<IdentityType>, asked: Option<AuthMethod>) -> Result<AuthMethod, Error> {
+pub(super) fn auth_method(
+    kind: Option<IdentityType>,
+    asked: Option<AuthMethod>,
+) -> Result<AuthMethod, Error> {
     match (kind, asked) {
         (Some(_), None) => Ok(AuthMethod::Identity),
         (None, None) => Ok(AuthMethod::Password),

@@ -55,6 +55,18 @@ pub struct RoleChange {
     pub superuser_member: Option<bool>,
 }
 
+/// All of the attributes, and no membership.
+impl From<Attributes> for RoleChange {
+    fn from(attributes: Attributes) -> RoleChange {
+        RoleChange {
+            bypassrls: Some(attributes.bypassrls),
+            createdb: Some(attributes.createdb),
+            createrole: Some(attributes.createrole),
+            superuser_member: None,
+        }
+    }
+}
+
 /// The refusal where a role's name or identifier is taken.
 pub(crate) fn duplicate() -> Error {
     Error::refused(Refusal::BadRequest, "role with that name already exists")
@@ -83,12 +95,7 @@ pub(crate) async fn create(client: &mut Client, role: &NewRole<'_>) -> Result<()
     let statement = format!(
         "CREATE ROLE {name} {} {}",
         if role.can_login { "LOGIN" } else { "NOLOGIN" },
-        attribute_words(&RoleChange {
-            bypassrls: Some(role.attributes.bypassrls),
-            createdb: Some(role.attributes.createdb),
-            createrole: Some(role.attributes.createrole),
-            superuser_member: None,
-        })
+        attribute_words(&role.attributes.into())
     );
     transaction.batch_execute(&statement).await.map_err(|error| {
         if error.code() == Some(&SqlState::DUPLICATE_OBJECT) { duplicate() } else { answer(CREATING, error) }
@@ -161,7 +168,7 @@ pub(crate) async fn change(client: &mut Client, name: &str, change: &RoleChange)
     transaction.commit().await.map_err(failed)
 }
 
-fn attribute_words(change: &RoleChange) -> String {
+pub(crate) fn attribute_words(change: &RoleChange) -> String {
     let attributes =
         [(change.bypassrls, "BYPASSRLS"), (change.createdb, "CREATEDB"), (change.createrole, "CREATEROLE")];
     let words: Vec<String> = attributes

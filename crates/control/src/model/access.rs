@@ -1,9 +1,11 @@
 //! Roles and databases inside a branch's PostgreSQL.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// What kind of principal a role stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum IdentityType {
     /// A person.
     User,
@@ -36,7 +38,7 @@ impl IdentityType {
 
 /// The principal that a role belongs to. Bound to the principal's name, not to the role's: renaming a
 /// role does not give it to somebody else.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Name of the principal.
     pub name: String,
@@ -45,7 +47,8 @@ pub struct Identity {
 }
 
 /// How somebody logs in as a role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AuthMethod {
     /// With a token of the principal whose role it is.
     Identity,
@@ -77,7 +80,7 @@ impl AuthMethod {
 }
 
 /// What a role may do beside its privileges.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Row-level security does not apply to it.
     pub bypassrls: bool,

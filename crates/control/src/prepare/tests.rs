@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use compute::engine::DEFAULT_DATABASE;
 use compute::initdb::initdb;
 use compute::install::{self, Request};
 use compute::machine::Machine;
@@ -12,13 +13,19 @@ use compute::run_as;
 use compute::server::{DEFAULT_MAJOR, Server};
 
 use super::*;
+use crate::app::FirstRole;
 use crate::clock::SystemRandom;
 use crate::keys::OwnerKind;
+use crate::model::IdentityType;
 
 const OWNER: &str = "ana@example.org";
 
 fn secrets(word: &str) -> Secrets {
     Secrets::new(format!("admin-{word}"), OWNER.to_owned(), OwnerKind::User)
+}
+
+fn usual(secrets: &Secrets) -> First {
+    First::usual(secrets.owner())
 }
 
 /// A running cluster; stopped and removed at the end.
@@ -110,12 +117,46 @@ fn server() -> Server {
 }
 
 #[tokio::test]
+async fn a_root_may_begin_with_another_role_and_database() {
+    let cluster = Cluster::start("first", &[]);
+    let old = secrets("old");
+    let wish = FirstRole {
+        name: Some("reports".to_owned()),
+        identity_type: Some(IdentityType::Group),
+        createdb: Some(true),
+        ..FirstRole::default()
+    };
+    let first = First::wished(&old.owner(), Some(wish), Some("Shop".to_owned())).unwrap();
+    for _ in 0..2 {
+        let mut client = cluster.admin(std::slice::from_ref(&old)).await.unwrap();
+        prepare_root(&mut client, &old, &first, &SystemRandom).await.unwrap();
+    }
+    let password = crate::catalog::passwords::backend_password(&old, "reports");
+    let role = cluster.login("reports", password.expose(), "Shop").await.unwrap();
+    let row = role
+        .query_one(
+            "SELECT rolcreatedb, NOT rolcreaterole, NOT rolbypassrls, \
+             NOT pg_has_role('databricks_superuser', 'member'), \
+             (SELECT datdba = r.oid FROM pg_database WHERE datname = 'Shop'), \
+             NOT EXISTS (SELECT FROM pg_database WHERE datname = 'databricks_postgres'), \
+             NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'ana@example.org') \
+             FROM pg_roles r WHERE rolname = current_user",
+            &[],
+        )
+        .await
+        .unwrap();
+    let facts: Vec<bool> = (0..7).map(|place| row.get(place)).collect();
+    assert_eq!(facts, [true; 7]);
+    assert!(cluster.login(OWNER, &old.owner_password, "Shop").await.is_err());
+}
+
+#[tokio::test]
 async fn a_root_gets_its_owner_and_may_be_prepared_again() {
     let cluster = Cluster::start("root", &[]);
     let old = secrets("old");
     for _ in 0..2 {
         let mut client = cluster.admin(std::slice::from_ref(&old)).await.unwrap();
-        prepare_root(&mut client, &old, &SystemRandom).await.unwrap();
+        prepare_root(&mut client, &old, &usual(&old), &SystemRandom).await.unwrap();
     }
     let owner = cluster.login(OWNER, &old.owner_password, DEFAULT_DATABASE).await.unwrap();
     let row = owner
@@ -152,7 +193,7 @@ async fn a_child_gets_keys_of_its_own_and_loses_its_subscriptions() {
     let cluster = Cluster::start("child", &noisy);
     let (old, new) = (secrets("old"), secrets("new"));
     let mut client = cluster.admin(std::slice::from_ref(&old)).await.unwrap();
-    prepare_root(&mut client, &old, &SystemRandom).await.unwrap();
+    prepare_root(&mut client, &old, &usual(&old), &SystemRandom).await.unwrap();
     client
         .batch_execute(
             "CREATE SUBSCRIPTION follower CONNECTION 'host=/nowhere dbname=x password=p' PUBLICATION p \
@@ -186,7 +227,7 @@ async fn a_child_without_its_owners_role_is_not_locked_up() {
     let cluster = Cluster::start("renamed", &[]);
     let (old, new) = (secrets("old"), secrets("new"));
     let mut client = cluster.admin(std::slice::from_ref(&old)).await.unwrap();
-    prepare_root(&mut client, &old, &SystemRandom).await.unwrap();
+    prepare_root(&mut client, &old, &usual(&old), &SystemRandom).await.unwrap();
     client.batch_execute("ALTER ROLE \"ana@example.org\" RENAME TO other").await.unwrap();
     prepare_child(&mut client, &new, Renew::Identities, &SystemRandom).await.unwrap();
     cluster.admin(&[new]).await.unwrap();
@@ -214,7 +255,7 @@ async fn no_secret_of_a_role_is_seen_in_the_log() {
     let cluster = Cluster::start("quiet", &noisy);
     let secrets = secrets("old");
     let mut client = cluster.admin(std::slice::from_ref(&secrets)).await.unwrap();
-    prepare_root(&mut client, &secrets, &SystemRandom).await.unwrap();
+    prepare_root(&mut client, &secrets, &usual(&secrets), &SystemRandom).await.unwrap();
     let (password, verifier) = passwords::new_password(&SystemRandom).unwrap();
     let role = roles::NewRole {
         id: "app-role",
@@ -251,7 +292,7 @@ async fn an_identity_is_marked_in_the_catalog_that_all_databases_share() {
         Cluster::start("marks", &[("standard_conforming_strings", "off"), ("backslash_quote", "off")]);
     let secrets = secrets("old");
     let mut client = cluster.admin(std::slice::from_ref(&secrets)).await.unwrap();
-    prepare_root(&mut client, &secrets, &SystemRandom).await.unwrap();
+    prepare_root(&mut client, &secrets, &usual(&secrets), &SystemRandom).await.unwrap();
     let name = "it's \\'; DROP ROLE \"ana@example.org\"; --";
     let identity = crate::model::Identity { name: name.to_owned(), kind: crate::model::IdentityType::Group };
     let role = roles::NewRole {

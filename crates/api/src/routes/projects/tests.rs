@@ -1,3 +1,4 @@
+use control::model::{AuthMethod, IdentityType};
 use serde_json::json;
 
 use super::*;
@@ -119,26 +120,24 @@ fn what_cannot_change_is_refused() {
 }
 
 #[test]
-fn the_first_role_and_database_may_be_named_as_they_are() {
-    let check = |body: Value| {
-        serde_json::from_value::<ProjectBody>(body)
-            .unwrap()
-            .refuse_other_beginnings("ana@example.org")
-            .is_ok()
+fn the_first_role_is_read_as_any_other() {
+    let read = |spec: Value| first_role(serde_json::from_value(spec).unwrap()).ok();
+    assert_eq!(read(json!({})), Some(FirstRole::default()));
+    let all = json!({
+        "postgres_role": "app", "identity_type": "GROUP", "auth_method": "NO_LOGIN",
+        "membership_roles": [], "attributes": {"createdb": true, "bypassrls": false},
+    });
+    let expected = FirstRole {
+        name: Some("app".to_owned()),
+        identity_type: Some(IdentityType::Group),
+        auth_method: Some(AuthMethod::NoLogin),
+        bypassrls: Some(false),
+        createdb: Some(true),
+        createrole: None,
+        superuser_member: Some(false),
     };
-    assert!(check(json!({})));
-    assert!(check(json!({"initial_database_spec": {"postgres_database": "databricks_postgres"}})));
-    assert!(check(json!({"initial_role_spec": {
-        "postgres_role": "ana@example.org", "identity_type": "USER", "auth_method": "LAKEBASE_OAUTH_V1",
-        "membership_roles": ["DATABRICKS_SUPERUSER"], "attributes": {"createdb": true},
-    }})));
-    for other in [
-        json!({"initial_database_spec": {"postgres_database": "other"}}),
-        json!({"initial_role_spec": {"postgres_role": "other"}}),
-        json!({"initial_role_spec": {"identity_type": "GROUP"}}),
-        json!({"initial_role_spec": {"membership_roles": []}}),
-        json!({"initial_role_spec": {"attributes": {"createrole": false}}}),
-    ] {
-        assert!(!check(other.clone()), "{other}");
+    assert_eq!(read(all), Some(expected));
+    for wrong in [json!({"identity_type": "x"}), json!({"membership_roles": ["postgres"]})] {
+        assert_eq!(read(wrong.clone()), None, "{wrong}");
     }
 }
