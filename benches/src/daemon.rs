@@ -126,12 +126,13 @@ impl Site for Daemon {
 
     fn wake(&self, branch: &str) -> Result<Target> {
         let (project, branch) = self.place(branch)?;
-        let connection = self.runtime.block_on(self.client.connection(&project, &branch, true))?;
+        let connection = self.runtime.block_on(self.client.connection(&project, &branch))?;
+        let credential = self.runtime.block_on(self.client.database_credential(&connection.endpoint))?;
         Ok(Target {
             host: connection.host,
             port: connection.port,
             role: connection.role,
-            password: connection.password.unwrap_or_default(),
+            password: credential.token,
             database: connection.database,
         })
     }

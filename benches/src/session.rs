@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::failure::{Context, Failure, Result};
 
@@ -28,9 +30,15 @@ impl Target {
             .user(&self.role)
             .password(&self.password)
             .dbname(&self.database)
+            .ssl_mode(if self.host.starts_with('/') { SslMode::Disable } else { SslMode::Prefer })
             .connect_timeout(Duration::from_secs(60));
         config
     }
+}
+
+/// TLS, for servers that have it.
+pub fn tls() -> Result<MakeRustlsConnect> {
+    client::tls::connector(None).context("preparing TLS")
 }
 
 /// A connection used from outside the runtime.
@@ -41,7 +49,7 @@ pub struct Session {
 
 impl Session {
     pub fn connect(runtime: &Handle, target: &Target) -> Result<Session> {
-        let connected = runtime.block_on(target.config().connect(NoTls));
+        let connected = runtime.block_on(target.config().connect(tls()?));
         let (client, connection) = connected.context(format!("connecting to {}", target.host))?;
         // Ends once the client is dropped; its errors surface in the client's calls.
         runtime.spawn(connection);

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tables::ACCOUNTS;
 use super::{Job, Kind, Outcome};
 use crate::failure::{Context, Failure, Result};
+use crate::session;
 
 type Latencies = std::result::Result<Vec<f64>, tokio_postgres::Error>;
 
@@ -29,7 +31,7 @@ impl Running {
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = Vec::new();
         for number in 0..job.clients {
-            let connected = runtime.block_on(connect(job));
+            let connected = runtime.block_on(connect(job, session::tls()?));
             let (client, statements) = connected.context(format!("connecting to {}", job.target.host))?;
             let worker = Worker { client, statements, scale: job.scale, random: seed(number) };
             clients.push(runtime.spawn(worker.work(Arc::clone(&stop))));
@@ -77,8 +79,11 @@ fn seed(number: u32) -> u64 {
     (now.as_nanos() as u64).wrapping_mul(u64::from(number) * 2 + 1) | 1
 }
 
-async fn connect(job: &Job<'_>) -> std::result::Result<(Client, Vec<Statement>), tokio_postgres::Error> {
-    let (client, connection) = job.target.config().connect(NoTls).await?;
+async fn connect(
+    job: &Job<'_>,
+    tls: MakeRustlsConnect,
+) -> std::result::Result<(Client, Vec<Statement>), tokio_postgres::Error> {
+    let (client, connection) = job.target.config().connect(tls).await?;
     tokio::spawn(connection);
     let texts: &[&str] = match job.kind {
         Kind::Tpcb => &[

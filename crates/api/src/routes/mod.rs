@@ -4,6 +4,7 @@ mod branches;
 mod credentials;
 mod databases;
 mod endpoints;
+mod front;
 mod later;
 mod me;
 mod oidc;
@@ -36,6 +37,7 @@ pub(crate) fn described() -> Routes {
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .merge(front::routes())
         .undocumented(later::routes())
 }
 

@@ -23,7 +23,6 @@ fn expected(needs: Option<Action>) -> &'static str {
         None | Some(Action::Know | Action::ChangeSelf | Action::CreateProject) => "aaaaa",
         Some(Action::View | Action::Connect | Action::Use) => "haaaa",
         Some(Action::Manage) => "hdaaa",
-        Some(Action::Own) => "hddaa",
         Some(Action::Observe | Action::Administer) => "dddda",
     }
 }
@@ -81,7 +80,9 @@ async fn every_call_is_open_to_those_who_may_and_to_nobody_else() {
         for token in &tokens {
             got.push(letter(&web.call(token, rule.method, &path, body).await));
         }
-        assert_eq!(got, expected(rule.needs), "{rule:?}");
+        // Never over the network.
+        let at_the_host = rule.template.ends_with("/superuser");
+        assert_eq!(got, if at_the_host { "ddddd" } else { expected(rule.needs) }, "{rule:?}");
         let nobody = web.call("", rule.method, &path, body).await;
         assert_eq!(
             nobody.status == 401 && nobody.code() == "UNAUTHENTICATED",

@@ -7,6 +7,7 @@ mod access;
 mod catalog;
 mod contract;
 mod databases;
+mod front;
 mod lakebase;
 mod life;
 mod login;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use auth::Secret;
 use tokio_postgres::Client;
 
 use super::branches::{branch_name, live_branch};
@@ -13,7 +14,6 @@ use crate::db::catalog as rows;
 use crate::error::{Error, Refusal};
 use crate::model::{Attributes, AuthMethod, Identity, IdentityType, Operation, Principal, Role, Verb};
 use crate::prepare::{self, identity_role_id};
-use crate::secret::Secret;
 
 pub use crate::catalog::roles::RoleChange;
 
@@ -287,7 +287,7 @@ impl Control {
         }
     }
 
-    async fn make_role(
+    pub(crate) async fn make_role(
         &self,
         branch: &str,
         id: &str,
