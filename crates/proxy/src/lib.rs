@@ -7,6 +7,8 @@
 mod adapter;
 mod authority;
 mod cancel;
+#[cfg(test)]
+mod fuzz;
 mod gatekeeper;
 mod hello;
 mod limits;
