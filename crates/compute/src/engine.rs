@@ -13,6 +13,7 @@ mod home;
 mod maintain;
 mod record;
 mod run;
+mod size;
 mod wal;
 
 use pgdata::Lsn;

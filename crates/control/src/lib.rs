@@ -4,6 +4,7 @@
 //! files and processes agree with the rows. Intended state is always written first, so a crash at
 //! any step leaves something that the next round finishes or undoes.
 
+mod admission;
 pub mod app;
 mod catalog;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod identity;
 mod issuer_keys;
 mod keys;
 mod listener;
+mod metrics;
 pub mod model;
 pub mod names;
 mod prepare;
@@ -24,6 +26,9 @@ mod secret;
 mod signing;
 mod startup;
 
+pub use admission::{Hosting, Room};
 pub use app::{Control, Settings};
-pub use error::{Error, Refusal};
+pub use computes::{Connection, ConnectionGuard};
+pub use error::{ConnectError, Error, Refusal};
+pub use metrics::Metrics;
 pub use secret::Secret;

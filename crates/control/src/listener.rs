@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::app::Control;
+use crate::computes::Connection;
 use crate::db::{branches, endpoints};
 use crate::error::Error;
 use crate::model::{Address, Endpoint, State};
@@ -188,16 +189,16 @@ async fn serve(control: Arc<Control>, mut client: TcpStream, branch: String) {
         return;
     }
     match control.connect(&branch).await {
-        Ok(mut server) => {
+        Ok(Connection { stream: mut server, guard }) => {
             // Errors here are connections that broke: both ends notice by themselves.
             let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+            drop(guard);
         }
         Err(error) => {
             tracing::warn!(%error, branch, "a connection was turned away");
             let name = control.name_of(&branch).await.unwrap_or(branch);
             let message = format!("branch \"{name}\" cannot be reached: {error}");
-            let hint = "the branch's log and `ana status` say more";
-            startup::refuse(&mut client, startup::CANNOT_CONNECT_NOW, &message, Some(hint)).await;
+            startup::refuse(&mut client, error.sqlstate(), &message, Some(error.hint())).await;
         }
     }
 }

@@ -15,9 +15,6 @@ const MAX_STARTUP_LENGTH: u32 = 10_000;
 /// How long a client may take to send its start-up packet before it is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// SQLSTATE `cannot_connect_now`.
-pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";
-
 /// Reads the client's start-up packet and answers it with a fatal error. Errors of the connection
 /// itself are of no interest: the client is gone.
 pub(crate) async fn refuse<S>(stream: &mut S, sqlstate: &str, message: &str, hint: Option<&str>)
@@ -81,8 +78,7 @@ mod tests {
     async fn a_driver_shows_the_message_and_hint() {
         let (client, mut server) = tokio::io::duplex(4096);
         let refusing = tokio::spawn(async move {
-            refuse(&mut server, CANNOT_CONNECT_NOW, "branch \"dev\" did not start", Some("see the log"))
-                .await;
+            refuse(&mut server, "57P03", "branch \"dev\" did not start", Some("see the log")).await;
         });
         let config: tokio_postgres::Config = "user=a dbname=b".parse().unwrap();
         let error = match config.connect_raw(client, tokio_postgres::NoTls).await {
@@ -91,7 +87,7 @@ mod tests {
         };
         refusing.await.unwrap();
         let db = error.as_db_error().unwrap();
-        assert_eq!(db.code().code(), CANNOT_CONNECT_NOW);
+        assert_eq!(db.code().code(), "57P03");
         assert_eq!(db.message(), "branch \"dev\" did not start");
         assert_eq!(db.hint(), Some("see the log"));
         assert_eq!(db.severity(), "FATAL");
@@ -100,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn encryption_is_declined_first() {
         let (mut client, mut server) = tokio::io::duplex(4096);
-        let refusing = tokio::spawn(async move { refuse(&mut server, CANNOT_CONNECT_NOW, "no", None).await });
+        let refusing = tokio::spawn(async move { refuse(&mut server, "57P03", "no", None).await });
         for code in [GSS_ENCRYPTION_REQUEST, SSL_REQUEST] {
             client.write_u32(8).await.unwrap();
             client.write_u32(code).await.unwrap();
@@ -116,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn nonsense_is_hung_up_on() {
         let (mut client, mut server) = tokio::io::duplex(4096);
-        let refusing = tokio::spawn(async move { refuse(&mut server, CANNOT_CONNECT_NOW, "no", None).await });
+        let refusing = tokio::spawn(async move { refuse(&mut server, "57P03", "no", None).await });
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         refusing.await.unwrap();
         let mut answer = Vec::new();

@@ -10,6 +10,7 @@ mod oidc;
 mod operations;
 mod own;
 mod permissions;
+mod power;
 mod principals;
 mod projects;
 mod roles;
@@ -36,6 +37,7 @@ pub(crate) fn described() -> Routes {
         .merge(endpoints::routes())
         .merge(operations::routes())
         .merge(own::routes())
+        .merge(power::routes())
         .undocumented(later::routes())
 }
 

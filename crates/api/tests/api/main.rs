@@ -6,6 +6,7 @@
 mod access;
 mod catalog;
 mod contract;
+mod crowd;
 mod databases;
 mod lakebase;
 mod life;
@@ -13,6 +14,8 @@ mod login;
 mod logins;
 mod roles;
 mod schema;
+mod size;
+mod sleep;
 mod tls;
 mod web;
 mod world;

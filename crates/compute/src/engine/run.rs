@@ -179,7 +179,7 @@ impl Engine {
             run_as: None,
             limit: START_LIMIT,
         };
-        process::spawn(&spec)
+        process::spawn_placed(&spec, &self.placement(key))
             .map(|spawned| spawned.pid)
             .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))
     }
@@ -230,6 +230,7 @@ impl Engine {
             }
         }
         self.remove_cache_directory(key);
+        self.remove_placement(key);
         Ok(())
     }
 

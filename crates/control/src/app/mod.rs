@@ -11,8 +11,11 @@ mod databases;
 mod endpoints;
 pub mod expiry;
 mod federation;
+mod logs;
 mod operations;
 mod permissions;
+mod picture;
+mod power;
 mod principals;
 mod projects;
 mod roles;
@@ -31,6 +34,7 @@ use compute::server::Server;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
+use crate::admission::{Admission, Hosting};
 use crate::clock::{Clock, Random, new_uid, new_uuid};
 use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
@@ -39,11 +43,14 @@ use crate::error::{Error, Refusal};
 use crate::issuer_keys::IssuerKeys;
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
+use crate::metrics::Metrics;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
 use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 use crate::signing::Signing;
 
+pub use crate::computes::ComputeTimes;
+pub use crate::db::audit::Filter as AuditFilter;
 pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
 pub use authenticate::AccessToken;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
@@ -58,13 +65,15 @@ pub use endpoints::{
     ComputeInstanceView, ComputeStatus, EndpointId, EndpointView, NewEndpoint, UpdateCompute, UpdateEndpoint,
 };
 pub use federation::{FederationView, NewFederation};
+pub use logs::{LogFrom, LogPiece};
 pub use operations::{OperationView, Target};
 pub use permissions::{Change as PermissionChange, Holder, Permission};
+pub use picture::ComputeLine;
 pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView, UpdateProject};
 pub use roles::{NewRole, RoleChange, RoleView};
 use status::Sizes;
-pub use status::{ComputeLine, Status, UsageView};
+pub use status::{Status, UsageView};
 pub use tokens::{Life, NewSecret, NewToken, TokenView};
 
 /// How long a call waits for its operation before it answers "not done yet".
@@ -86,6 +95,8 @@ pub struct Settings {
     pub delete_grace: Option<SignedDuration>,
     /// Pause between two rounds of reconciliation.
     pub round: Duration,
+    /// What the host gives to computes.
+    pub hosting: Hosting,
 }
 
 /// The control plane of one home.
@@ -98,6 +109,8 @@ pub struct Control {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) computes: Computes,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
     pub(crate) listeners: Listeners,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
@@ -166,7 +179,11 @@ impl Control {
             Ok((owner, home_id, workspace_id))
         })?;
         let keys = KeyStore::open(settings.home.join("keys"))?;
+        let admission = Admission::new(&settings.hosting);
         Ok(Arc::new(Control {
+            computes: Computes::new(Arc::clone(&clock), Arc::clone(&admission.changed)),
+            admission,
+            metrics: Metrics::default(),
             signing: Signing::open(settings.home.join("keys").join("signing"), &db, now)?,
             directories: Directories::open(&db)?,
             issuer_keys: IssuerKeys::default(),
@@ -178,7 +195,6 @@ impl Control {
             db,
             clock,
             random,
-            computes: Computes::default(),
             listeners: Listeners::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
@@ -314,12 +330,16 @@ impl Control {
         outcome
     }
 
-    /// The last `limit` lines of the audit log, newest first.
+    /// The last `limit` lines of the audit log that fit, newest first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn audit_log(self: &Arc<Self>, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        self.blocking(move |control| control.db.read(|c| audit::latest(c, limit))).await
+    pub async fn audit_log(
+        self: &Arc<Self>,
+        filter: AuditFilter,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        self.blocking(move |control| control.db.read(|c| audit::latest(c, &filter, limit))).await
     }
 }
 

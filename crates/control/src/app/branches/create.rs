@@ -260,6 +260,8 @@ impl Control {
         self.engine.delete(&key_of(uid)?)?;
         reached(Moment::DataRemoved);
         self.catalogs.forget(uid);
+        self.note_asleep(uid);
+        self.computes.forget(uid);
         self.keys.remove(uid)?;
         reached(Moment::KeysRemoved);
         Ok(())
