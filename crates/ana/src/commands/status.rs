@@ -134,15 +134,16 @@ fn row(label: String, compute: &Compute) -> Vec<String> {
     ]
 }
 
-/// The size now and its range: `0.5 of 0.5-4`.
+/// The size now and its range: `0.5 of 0.5-4`; `- of 0.5-4` of one that runs without a limit.
 fn cu(compute: &Compute) -> String {
     let range = if compute.min_cu == compute.max_cu {
         compute.max_cu.to_string()
     } else {
         format!("{}-{}", compute.min_cu, compute.max_cu)
     };
-    match compute.cu {
-        Some(cu) if compute.min_cu != compute.max_cu => format!("{cu} of {range}"),
+    match (compute.cu, compute.pid) {
+        (Some(cu), _) if compute.min_cu != compute.max_cu => format!("{cu} of {range}"),
+        (None, Some(_)) => format!("- of {range}"),
         _ => range,
     }
 }

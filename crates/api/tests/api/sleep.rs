@@ -331,3 +331,20 @@ async fn nobody_is_lost_in_a_suspension() {
     }
     assert!(served.load(Ordering::Relaxed) >= SUSPENSIONS, "nobody came");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_was_recovered_for_a_cut_sleeps_again() {
+    let world = World::with_shop().await;
+    world.branch("dev", FOREVER).await;
+    world
+        .branch("below", r#"{"spec":{"no_expiry":true,"source_branch":"projects/shop/branches/dev"}}"#)
+        .await;
+    let dev = key(&world, "dev").await;
+    while world.engine.state(&dev).unwrap() != ComputeState::Stopped {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(state(&world, "dev").await, "IDLE");
+    for branch in ["below", "dev"] {
+        world.connect(branch).await.simple_query("SELECT 1").await.unwrap();
+    }
+}

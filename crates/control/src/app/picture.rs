@@ -34,7 +34,7 @@ pub struct ComputeLine {
     pub connections: usize,
     /// Connections that wait for it to wake.
     pub waiting: usize,
-    /// Its size now, in compute units; none while it does not run.
+    /// Its size now, in compute units; none while it does not run, or runs outside its group.
     pub cu: Option<f64>,
     /// The range of its size.
     pub cu_range: (f64, f64),
@@ -74,10 +74,13 @@ impl Control {
         branch: Branch,
         endpoint: Endpoint,
     ) -> Result<ComputeLine, Error> {
-        let pid = match self.engine.state(&key_of(&branch.uid)?)? {
+        let key = key_of(&branch.uid)?;
+        let pid = match self.engine.state(&key)? {
             ComputeState::Running { pid } => Some(pid),
             ComputeState::Stopped | ComputeState::Orphans { .. } => None,
         };
+        // Where groups hold computes, one outside of them has no size, whatever was meant for it.
+        let held = !self.engine.means().is_enforced() || self.engine.load(&key).is_some();
         let slot = self.computes.slot(&branch.uid);
         let idle = slot.idle_for();
         let limit =
@@ -102,7 +105,7 @@ impl Control {
             last_active: notes.active.map(|moment| moment.wall),
             connections: slot.connections().saturating_sub(waiting),
             waiting,
-            cu: notes.pace.filter(|_| pid.is_some()).map(|pace| pace.cu()),
+            cu: notes.pace.filter(|_| pid.is_some() && held).map(|pace| pace.cu()),
             cu_range: (endpoint.compute.min_cu, endpoint.compute.max_cu),
             memory: notes.memory.filter(|_| pid.is_some()),
             idle: awake.then_some(idle),

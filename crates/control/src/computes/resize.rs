@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use compute::engine::ComputeState;
 use compute::limits::Limits;
 
 use super::pace::Pace;
@@ -11,7 +12,7 @@ use super::slot::Phase;
 use crate::app::{Control, key_of};
 use crate::db::{branches, endpoints, projects};
 use crate::error::Error;
-use crate::model::{Branch, ComputeSettings, Project};
+use crate::model::{Branch, ComputeSettings, Endpoint, Project};
 
 /// Memory is measured for so many computes a round: looking at all pages of all would be work.
 const MEASURED_AT_ONCE: usize = 8;
@@ -44,6 +45,28 @@ impl Control {
         self.give(&branch.uid, limits)
     }
 
+    /// To recover a branch before it is cut, the engine may have to start it: then with its size, too.
+    pub(crate) fn size_before_cut(&self, branch: &str) -> Result<(), Error> {
+        if self.engine.state(&key_of(branch)?)? != ComputeState::Stopped {
+            return Ok(());
+        }
+        match self.sized(branch)? {
+            Some((project, row, endpoint)) => self.size_for_start(&project, &row, &endpoint.compute),
+            None => Ok(()),
+        }
+    }
+
+    /// What decides on the size of a compute; none where the branch is gone.
+    fn sized(&self, branch: &str) -> Result<Option<(Project, Branch, Endpoint)>, Error> {
+        self.db.read(|c| {
+            let Some(row) = branches::by_uid(c, branch)? else { return Ok(None) };
+            let endpoint = endpoints::list(c, branch)?.into_iter().next();
+            Ok(projects::by_uid(c, &row.project)?
+                .zip(endpoint)
+                .map(|(project, endpoint)| (project, row, endpoint)))
+        })
+    }
+
     fn give(&self, branch: &str, limits: Limits) -> Result<(), Error> {
         Ok(self.engine.resize(&key_of(branch)?, limits)?)
     }
@@ -55,8 +78,12 @@ impl Control {
     /// The database failed.
     pub(crate) async fn resize_computes(self: &Arc<Self>) -> Result<(), Error> {
         self.blocking(|control| {
-            for (branch, _) in control.computes.awake() {
-                if let Err(error) = control.resize_compute(&branch) {
+            for (branch, slot) in control.computes.awake() {
+                let outcome = control.resize_compute(&branch);
+                let failed_before = std::mem::replace(&mut slot.notes().resize_failed, outcome.is_err());
+                // Tried again in every round, told once: one that an earlier daemon started elsewhere
+                // than in our groups stays there.
+                if let (Err(error), false) = (outcome, failed_before) {
                     tracing::warn!(branch, %error, "a compute keeps its size");
                 }
             }
@@ -67,14 +94,7 @@ impl Control {
 
     /// As [`Control::resize_computes`], for one.
     pub(crate) fn resize_compute(&self, branch: &str) -> Result<(), Error> {
-        let found = self.db.read(|c| {
-            let Some(row) = branches::by_uid(c, branch)? else { return Ok(None) };
-            let endpoint = endpoints::list(c, branch)?.into_iter().next();
-            Ok(projects::by_uid(c, &row.project)?
-                .zip(endpoint)
-                .map(|(project, endpoint)| (project, row, endpoint)))
-        })?;
-        let Some((project, row, endpoint)) = found else { return Ok(()) };
+        let Some((project, row, endpoint)) = self.sized(branch)? else { return Ok(()) };
         let (min, max) = (endpoint.compute.min_cu, endpoint.compute.max_cu);
         let load = self.engine.load(&key_of(branch)?);
         let slot = self.computes.slot(branch);

@@ -142,6 +142,8 @@ pub(crate) struct Notes {
     pub pace: Option<Pace>,
     /// What it was given last.
     pub limits: Option<Limits>,
+    /// Whether giving it its size failed last time.
+    pub resize_failed: bool,
     /// Memory it was found to take, bytes.
     pub memory: Option<u64>,
     /// When that was, by the steady clock.

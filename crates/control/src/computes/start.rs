@@ -167,7 +167,10 @@ impl Control {
         let (project, row, compute) = (plan.project.clone(), branch.clone(), plan.endpoint.compute.clone());
         self.blocking(move |control| {
             control.clear_orphans(&starting)?;
-            control.size_for_start(&project, &row, &compute)?;
+            if let Err(error) = control.size_for_start(&project, &row, &compute) {
+                // It runs already, and outside its group. A limit is not worth a compute.
+                tracing::warn!(branch = row.uid, %error, "a compute runs without its size");
+            }
             Ok(control.engine.start(&starting, &server, &options)?)
         })
         .await?;

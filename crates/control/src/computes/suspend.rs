@@ -153,6 +153,28 @@ impl Control {
         Ok(enough(slot) && slot.door.shut_unless_entered(seen))
     }
 
+    /// Ends a compute that was only started to recover its branch before a cut: nobody asked for it, so
+    /// nobody would ever suspend it.
+    pub(crate) async fn rest_after_cut(self: &Arc<Self>, branch: &str) {
+        let slot = self.computes.slot(branch);
+        // Whoever has the turn starts or stops it by his own wish.
+        let Ok(_turn) = Arc::clone(&slot.turn).try_lock_owned() else { return };
+        if slot.phase() != Phase::Asleep {
+            return;
+        }
+        let uid = branch.to_owned();
+        let rested = self.blocking(move |control| {
+            let key = key_of(&uid)?;
+            if matches!(control.engine.state(&key)?, ComputeState::Running { .. }) {
+                control.engine.stop(&key, StopMode::Fast)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = rested.await {
+            tracing::warn!(branch, %error, "a compute that was started for a cut did not end");
+        }
+    }
+
     /// The compute does not run. For the holder of its turn.
     pub(crate) fn note_asleep(&self, branch: &str) {
         let slot = self.computes.slot(branch);
