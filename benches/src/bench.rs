@@ -1,6 +1,7 @@
 //! What every measurement needs.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 
 use compute::install::{self, Archive, Request};
 use compute::machine::Machine;
@@ -31,14 +32,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Prepares a run and writes its first line.
-    pub fn prepare(options: Run) -> Result<Bench> {
+    /// Prepares a run and writes its first line. `sized`: computes are to be held to sizes.
+    pub fn prepare(options: Run, sized: bool) -> Result<Bench> {
         // Opened before root is given up: the file belongs to whoever asked for it.
         let file = std::fs::File::options().append(true).create(true).open(&options.out);
         let file = file.context(format!("opening {}", options.out.display()))?;
         let daemon = options.daemon.as_ref().map(|program| program.canonicalize()).transpose();
         let options = Run { daemon: daemon.context("looking for the daemon's program")?, ..options };
-        let ground = Ground::prepare(options.dir.as_deref(), options.run_as.as_deref())?;
+        let ground = Ground::prepare(options.dir.as_deref(), options.run_as.as_deref(), sized)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("starting threads")?;
         ground::watch_signals(runtime.handle())?;
@@ -72,17 +73,29 @@ impl Bench {
 
     /// An empty home for branches: behind a daemon where one was asked for.
     pub fn site(&self) -> Result<Box<dyn Site>> {
-        match &self.options.daemon {
-            Some(program) => {
-                Ok(Box::new(Daemon::start(program, &self.ground, &self.server, self.runtime())?))
-            }
-            None => Ok(Box::new(self.home()?)),
-        }
+        Ok(match self.daemon(&[])? {
+            Some(daemon) => Box::new(daemon),
+            None => Box::new(self.home()?),
+        })
+    }
+
+    /// A daemon on an empty home, with more arguments, where one was asked for.
+    pub fn daemon(&self, more: &[String]) -> Result<Option<Daemon>> {
+        let start =
+            |program: &PathBuf| Daemon::start(program, &self.ground, &self.server, self.runtime(), more);
+        self.options.daemon.as_ref().map(start).transpose()
     }
 
     /// An empty home in this process.
     pub fn home(&self) -> Result<Home> {
         Home::new(&self.ground, &self.server)
+    }
+
+    /// An empty home in this process whose computes can be given a size.
+    pub fn sized_home(&self) -> Result<Home> {
+        let home = self.home()?;
+        home.engine().limit_with(self.ground.limiter().clone());
+        Ok(home)
     }
 
     fn circumstances(&self) -> raw::Run {

@@ -32,8 +32,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program serve` on an empty home.
-    pub fn start(program: &Path, ground: &Ground, server: &Server, runtime: &Handle) -> Result<Daemon> {
+    /// Starts `program serve` on an empty home, with `more` arguments.
+    pub fn start(
+        program: &Path,
+        ground: &Ground,
+        server: &Server,
+        runtime: &Handle,
+        more: &[String],
+    ) -> Result<Daemon> {
         let home = ground.make("daemon")?;
         let sockets = ground.make("x")?;
         restrict(&sockets)?;
@@ -45,6 +51,7 @@ impl Daemon {
             .arg(&home)
             .args(["serve", "--http-port=0", "--pg-port=0", "--owner=bench@localhost", "--pg-bin"])
             .arg(&server.bin_dir)
+            .args(more)
             .env("XDG_RUNTIME_DIR", &sockets)
             .stdin(Stdio::null())
             .stdout(log)

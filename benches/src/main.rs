@@ -6,6 +6,7 @@ mod daemon;
 mod disk;
 mod failure;
 mod figures;
+mod files;
 mod ground;
 mod home;
 mod load;
@@ -25,7 +26,7 @@ use clap::Parser;
 
 use bench::Bench;
 use failure::Result;
-use figures::{create, first_row, gate, micro, space, throughput};
+use figures::{create, crowd, first_row, gate, micro, sizes, space, throughput};
 use options::{Options, Run, What};
 use raw::Line;
 
@@ -49,7 +50,9 @@ fn run(what: What) -> Result<()> {
         What::Throughput(run) => measure(run, &[throughput::measure]),
         What::Space(run) => measure(run, &[space::measure]),
         What::Micro(run) => measure(run, &[micro::measure]),
-        What::All(run) => measure(
+        What::Sizes(run) => measure_sized(run, &[sizes::measure]),
+        What::Crowd(run) => measure(run, &[crowd::measure]),
+        What::All(run) => measure_sized(
             run,
             &[
                 micro::measure,
@@ -58,6 +61,8 @@ fn run(what: What) -> Result<()> {
                 gate::measure,
                 space::measure,
                 throughput::measure,
+                sizes::measure,
+                crowd::measure,
             ],
         ),
         What::Report { files } => {
@@ -72,8 +77,16 @@ fn run(what: What) -> Result<()> {
 
 /// Runs some figures; what was measured is printed even where a later one fails.
 fn measure(options: Run, figures: &[Figure]) -> Result<()> {
-    let bench = Bench::prepare(options)?;
-    let outcome = figures.iter().try_for_each(|figure| figure(&bench));
+    run_figures(&Bench::prepare(options, false)?, figures)
+}
+
+/// As [`measure`], where computes can be held to sizes.
+fn measure_sized(options: Run, figures: &[Figure]) -> Result<()> {
+    run_figures(&Bench::prepare(options, true)?, figures)
+}
+
+fn run_figures(bench: &Bench, figures: &[Figure]) -> Result<()> {
+    let outcome = figures.iter().try_for_each(|figure| figure(bench));
     print(&bench.lines());
     outcome
 }

@@ -26,6 +26,10 @@ pub enum What {
     Space(Run),
     /// Cost of single calls through the preload library against raw system calls
     Micro(Run),
+    /// What a size does: a query at 0.5 and 2 units, a parent while four children scan
+    Sizes(Run),
+    /// Many branches used at once, with room for few; needs --daemon
+    Crowd(Run),
     /// All of the above
     All(Run),
     /// Print the tables of earlier runs again

@@ -43,6 +43,10 @@ pub struct Plan {
     pub spaces: u32,
     /// Calls of each kind in a round of `micro`.
     pub calls: u32,
+    /// Rows that the query of `sizes` works on.
+    pub work_rows: u32,
+    /// Branches that clients come to at once, with room for a few.
+    pub crowd: u32,
     /// What is less than in full.
     pub reductions: Vec<String>,
 }
@@ -79,6 +83,8 @@ impl Plan {
             warm_up: Duration::from_secs(5),
             spaces: 3,
             calls: 400_000,
+            work_rows: 2_000_000,
+            crowd: 1000,
             reductions: Vec::new(),
         }
     }
@@ -100,6 +106,8 @@ impl Plan {
             warm_up: Duration::from_secs(1),
             spaces: 1,
             calls: 20_000,
+            work_rows: 200_000,
+            crowd: 20,
             reductions: Vec::new(),
         }
     }
@@ -134,6 +142,13 @@ impl Plan {
                 full.spaces.to_string(),
             ),
             ("calls", self.calls < full.calls, self.calls.to_string(), full.calls.to_string()),
+            (
+                "rows of work",
+                self.work_rows < full.work_rows,
+                self.work_rows.to_string(),
+                full.work_rows.to_string(),
+            ),
+            ("a crowd", self.crowd < full.crowd, self.crowd.to_string(), full.crowd.to_string()),
         ];
         pairs
             .into_iter()
@@ -172,7 +187,7 @@ mod tests {
     fn every_reduction_is_named_and_full_has_none() {
         assert_eq!(Plan::of(&run(false)).reductions, [""; 0]);
         let quick = Plan::of(&run(true)).reductions;
-        assert_eq!(quick.len(), 11, "{quick:?}");
+        assert_eq!(quick.len(), 13, "{quick:?}");
         assert_eq!(quick[0], "rounds: 2 instead of 5");
         let fewer = Plan::of(&Run { rounds: Some(3), ..run(false) }).reductions;
         assert_eq!(fewer, ["rounds: 3 instead of 5"]);

@@ -21,6 +21,10 @@ pub enum Line {
     Throughput(Throughput),
     Space(Space),
     Call(Call),
+    Sized(Sized),
+    Neighbours(Neighbours),
+    Together(Together),
+    Crowd(Crowd),
 }
 
 /// Circumstances of a run; the first line of each.
@@ -173,6 +177,50 @@ pub struct Call {
     /// How: `raw`, or through what.
     pub way: String,
     pub nanoseconds: f64,
+}
+
+/// A query that takes processors and nothing else, on a compute of some size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sized {
+    pub round: u32,
+    /// Size in compute units.
+    pub cu: f64,
+    pub query_ms: f64,
+}
+
+/// What the clients of a parent saw while children scanned, or alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Neighbours {
+    pub round: u32,
+    /// `tpcb` or `select`.
+    pub load: String,
+    pub clients: u32,
+    /// Children that scanned all the time; 0 is the parent alone.
+    pub children: u32,
+    /// Scans that they finished.
+    pub scans: u64,
+    pub seconds: f64,
+    pub transactions: u64,
+    pub median_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+/// Branches of one parent, created, woken and asked for a row at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Together {
+    pub round: u32,
+    /// From the first call to each branch's first row.
+    pub rows_ms: Vec<f64>,
+}
+
+/// Clients that came at once, each to a branch of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Crowd {
+    /// Memory for all computes together.
+    pub memory_mib: u64,
+    /// From the beginning until each client had its row.
+    pub rows_ms: Vec<f64>,
 }
 
 /// The file of raw lines.

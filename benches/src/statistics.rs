@@ -7,6 +7,7 @@ pub struct Summary {
     pub count: usize,
     pub min: f64,
     pub median: f64,
+    pub p95: f64,
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
@@ -21,6 +22,7 @@ pub fn summary(samples: impl IntoIterator<Item = f64>) -> Option<Summary> {
         count: sorted.len(),
         min,
         median: median_of_sorted(&sorted),
+        p95: nearest_rank(&sorted, 0.95),
         p99: nearest_rank(&sorted, 0.99),
         p999: nearest_rank(&sorted, 0.999),
         max,
@@ -51,7 +53,7 @@ mod tests {
     fn ranks_of_a_hundred_and_of_a_thousand() {
         let hundred = summary((1..=100).rev().map(f64::from)).unwrap();
         assert_eq!((hundred.count, hundred.min, hundred.median, hundred.max), (100, 1.0, 50.5, 100.0));
-        assert_eq!((hundred.p99, hundred.p999), (99.0, 100.0));
+        assert_eq!((hundred.p95, hundred.p99, hundred.p999), (95.0, 99.0, 100.0));
         assert_eq!(summary((1..=2000).map(f64::from)).unwrap().p999, 1998.0);
     }
 

@@ -1,9 +1,11 @@
 //! What is measured: one module for each figure, and how its raw lines become a table.
 
 pub mod create;
+pub mod crowd;
 pub mod first_row;
 pub mod gate;
 pub mod micro;
+pub mod sizes;
 pub mod space;
 pub mod throughput;
 
@@ -23,6 +25,8 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         throughput::tables(lines),
         space::tables(lines),
         micro::tables(lines),
+        sizes::tables(lines),
+        crowd::tables(lines),
     ];
     all.into_iter().flatten().filter(|table| !table.is_empty()).collect()
 }
