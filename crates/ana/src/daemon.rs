@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use api::PublicUrl;
+use control::Hosting;
 
 use crate::duration;
 use crate::failure::{Exit, Failure};
@@ -62,6 +65,15 @@ pub struct Options {
     /// Keep the data of deleted branches this long [default: 24h; 1h where they lived a day or less]
     #[arg(long, env = "ANABRANCH_DELETE_GRACE", value_name = "DURATION", value_parser = parse_grace)]
     pub delete_grace: Option<u64>,
+    /// Memory for all computes together, e.g. 8GiB [default: what the host can spare]
+    #[arg(long, env = "ANABRANCH_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Computes that may start at once [default: one for each processor]
+    #[arg(long, env = "ANABRANCH_STARTS", value_name = "NUMBER")]
+    pub starts: Option<NonZeroUsize>,
+    /// How long a connection waits for room on a full host
+    #[arg(long, default_value = "2m", env = "ANABRANCH_PATIENCE", value_name = "DURATION", value_parser = duration::parse)]
+    pub patience: u64,
 }
 
 impl Options {
@@ -81,11 +93,40 @@ impl Options {
             ("--tls-cert", absolute(self.tls_cert.as_deref())),
             ("--tls-key", absolute(self.tls_key.as_deref())),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
+            ("--memory", self.memory.map(|bytes| bytes.to_string())),
+            ("--starts", self.starts.map(|number| number.to_string())),
+            ("--patience", Some(format!("{}s", self.patience))),
         ];
         arguments.extend(self.http_url.iter().map(|url| format!("--http-url={url}")));
         arguments.extend(given.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
         arguments
     }
+
+    /// What the host gives to computes.
+    pub fn hosting(&self) -> Hosting {
+        Hosting {
+            memory: self.memory,
+            starts: self.starts,
+            patience: Duration::from_secs(self.patience),
+            ..Hosting::default()
+        }
+    }
+}
+
+/// Bytes, with a binary unit or none: `8GiB`, `512MB`, `1073741824`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is no size; say for example 8GiB");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(wrong()),
+    };
+    let value: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    value.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
 /// The daemon runs in another directory.
@@ -186,6 +227,16 @@ mod tests {
         drop(held);
         lock(&home).unwrap();
         std::fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("8GiB"), Ok(8 << 30));
+        assert_eq!(parse_size("512MB"), Ok(512 << 20));
+        assert_eq!(parse_size("1024"), Ok(1024));
+        for wrong in ["", "GiB", "0", "-1", "8 parsecs", "99999999999T"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn words(line: &str) -> Vec<&str> {
 
 /// A line of JSON without what is another in every run.
 fn lasting(line: &str) -> String {
-    const FLEETING: [&str; 11] = [
+    const FLEETING: [&str; 12] = [
         "create_time",
         "delete_time",
         "update_time",
@@ -97,6 +97,7 @@ fn lasting(line: &str) -> String {
         "expire_time",
         "state_change_time",
         "last_active_time",
+        "compute_last_active_time",
         "source_branch_time",
         "source_branch_lsn",
         "host",

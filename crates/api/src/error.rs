@@ -65,6 +65,8 @@ impl From<Error> for ApiError {
             Refusal::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "NOT_IMPLEMENTED"),
             Refusal::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
             Refusal::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
+            Refusal::InvalidState => (StatusCode::BAD_REQUEST, "INVALID_STATE"),
+            Refusal::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "TEMPORARILY_UNAVAILABLE"),
         };
         tracing::debug!(code, text = message, trace, "a call was refused");
         let message = match refusal {

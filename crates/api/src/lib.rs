@@ -5,6 +5,7 @@
 //! shows a token. Behind that both get the same routes, and one gate in front of all of them decides
 //! who may do what (`rules` is its table).
 
+mod count;
 mod error;
 mod gate;
 mod listen;

@@ -17,6 +17,7 @@ use control::Control;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::count::count;
 use crate::error::ApiError;
 use crate::gate;
 
@@ -97,7 +98,8 @@ pub async fn serve_local(
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     let router = gate::guarded(local.clone())
-        .layer(axum::middleware::from_fn_with_state((local, key), admit))
+        .layer(axum::middleware::from_fn_with_state((local.clone(), key), admit))
+        .layer(axum::middleware::from_fn_with_state(local, count))
         .into_make_service_with_connect_info::<Peer>();
     let outcome = axum::serve(listener, router).with_graceful_shutdown(end).await;
     let _ = std::fs::remove_file(socket);

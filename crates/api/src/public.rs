@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 
+use crate::count::count;
 use crate::error::ApiError;
 use crate::gate::{self, header_value, rule_of};
 use crate::listen::{self, Tls};
@@ -115,10 +116,11 @@ pub async fn serve_public(
 ) {
     let (local, tls) = (public.local.clone(), public.tls.clone());
     let front = Arc::new(Front { public, throttle: Throttle::default() });
-    let router = gate::guarded(local)
+    let router = gate::guarded(local.clone())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&front), authenticate))
         .layer(axum::middleware::from_fn_with_state(front, screen))
-        .layer(axum::middleware::map_response(add_headers));
+        .layer(axum::middleware::map_response(add_headers))
+        .layer(axum::middleware::from_fn_with_state(local, count));
     listen::serve(listener, tls, router, end).await;
 }
 

@@ -91,11 +91,6 @@ pub(crate) fn branch(view: &BranchView) -> Value {
 pub(crate) fn endpoint(view: &EndpointView) -> Value {
     let endpoint = &view.endpoint;
     let parent = format!("projects/{}/branches/{}", view.project_id, view.branch_id);
-    let state = match view.state {
-        ComputeStatus::Active => "ACTIVE",
-        ComputeStatus::Idle => "IDLE",
-        ComputeStatus::Degraded => "DEGRADED",
-    };
     let compute = &endpoint.compute;
     let settings = object([("pg_settings", pg_settings(compute))]);
     // One compute, which is what the group counts.
@@ -103,9 +98,10 @@ pub(crate) fn endpoint(view: &EndpointView) -> Value {
     let status = object([
         ("endpoint_id", Some(json!(endpoint.id))),
         ("endpoint_type", Some(json!("ENDPOINT_TYPE_READ_WRITE"))),
-        ("current_state", Some(json!(state))),
+        ("current_state", Some(json!(compute_state(view.state)))),
+        ("pending_state", view.pending.map(|state| json!(compute_state(state)))),
         ("disabled", Some(json!(endpoint.disabled))),
-        ("last_active_time", view.last_active.map(time)),
+        ("last_active_time", view.times.last_active.map(time)),
         ("hosts", view.place.as_ref().map(|place| json!({"host": place.host}))),
         ("autoscaling_limit_min_cu", Some(number(compute.min_cu))),
         ("autoscaling_limit_max_cu", Some(number(compute.max_cu))),
@@ -168,18 +164,29 @@ pub(crate) fn compute_instance(view: &ComputeInstanceView) -> Value {
     let endpoint = &view.endpoint.endpoint;
     let parent = format!("projects/{}/branches/{}", view.endpoint.project_id, view.endpoint.branch_id);
     let state = match view.endpoint.state {
-        ComputeStatus::Active => "ACTIVE",
         // Leftovers of an earlier run are ended by the next start; there is no server to connect to.
-        ComputeStatus::Idle | ComputeStatus::Degraded => "IDLE",
+        ComputeStatus::Degraded => ComputeStatus::Idle,
+        state => state,
     };
+    let awake = view.endpoint.state == ComputeStatus::Active;
     object([
         ("name", Some(json!(format!("{parent}/endpoints/{}/compute-instances/{}", endpoint.id, view.id)))),
         ("compute_instance_id", Some(json!(view.id))),
         ("compute_host", view.endpoint.place.as_ref().map(|place| json!(place.host))),
-        ("current_state", Some(json!(state))),
+        ("current_state", Some(json!(compute_state(state)))),
         ("role", Some(json!("READ_WRITE"))),
         ("start_time", view.start_time.map(time)),
+        ("suspend_time", view.endpoint.times.suspend.filter(|_| !awake).map(time)),
     ])
+}
+
+fn compute_state(state: ComputeStatus) -> &'static str {
+    match state {
+        ComputeStatus::Active => "ACTIVE",
+        ComputeStatus::Idle => "IDLE",
+        ComputeStatus::Init => "INIT",
+        ComputeStatus::Degraded => "DEGRADED",
+    }
 }
 
 /// What new endpoints of a project begin with.

@@ -21,8 +21,8 @@ pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
 pub use remote::{Remote, RemoteError};
 pub use resources::{
     AuditEntry, AuditLog, Authority, Branch, BranchStatus, Compute, Connection, DatabaseCredential, Endpoint,
-    EndpointSettings, EndpointStatus, Hosts, Operation, OperationError, OwnBranch, OwnEndpoint, Postgres,
-    Project, ProjectStatus, Status, Superuser, Tag, Usage, Wake,
+    EndpointSettings, EndpointStatus, Host, Hosts, Log, Operation, OperationError, OwnBranch, OwnEndpoint,
+    Postgres, Project, ProjectStatus, Status, Superuser, Tag, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -56,6 +56,17 @@ pub enum Expiry {
     Seconds(u64),
     /// At a time (RFC 3339).
     At(String),
+}
+
+/// Which lines of the audit log are wanted; what is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Not earlier than this (RFC 3339).
+    pub since: Option<String>,
+    /// By this principal.
+    pub principal: Option<String>,
+    /// This action, e.g. `branch.create`, or all of a kind, e.g. `branch`.
+    pub action: Option<String>,
 }
 
 /// What is wanted of a new branch.
@@ -110,13 +121,60 @@ impl Client {
         Ok(())
     }
 
-    /// The last lines of the audit log, newest first.
+    /// The last lines of the audit log that fit, newest first.
     ///
     /// # Errors
     /// As for every call.
-    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        let log: AuditLog = self.get(&format!("{OWN}/audit?limit={limit}")).await?;
+    pub async fn audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+        let fields = [("since", &filter.since), ("principal", &filter.principal), ("action", &filter.action)];
+        let fields: String = fields
+            .iter()
+            .filter_map(|(name, value)| Some(format!("&{name}={}", encode(value.as_ref()?))))
+            .collect();
+        let log: AuditLog = self.get(&format!("{OWN}/audit?limit={limit}{fields}")).await?;
         Ok(log.entries)
+    }
+
+    /// The daemon's figures in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        self.send(Method::GET, "/metrics", None).await?.read_text().await
+    }
+
+    /// The last lines of the log of a branch's server.
+    ///
+    /// # Errors
+    /// There is no such branch, or as for every call.
+    pub async fn log(&self, project: &str, branch: &str, lines: usize) -> Result<Log, Error> {
+        self.get(&format!("{}/log?lines={lines}", branch_path(OWN, project, branch))).await
+    }
+
+    /// What came after an earlier piece of the log.
+    ///
+    /// # Errors
+    /// There is no such branch, or as for every call.
+    pub async fn log_after(&self, project: &str, branch: &str, offset: u64) -> Result<Log, Error> {
+        self.get(&format!("{}/log?offset={offset}", branch_path(OWN, project, branch))).await
+    }
+
+    /// Ends an endpoint's compute now; the next connection wakes it.
+    ///
+    /// # Errors
+    /// There is no such endpoint, or as for every call.
+    pub async fn suspend_endpoint(&self, project: &str, branch: &str, endpoint: &str) -> Result<(), Error> {
+        let path = format!("{}/endpoints/{}/suspend", branch_path(OWN, project, branch), encode(endpoint));
+        self.call::<Value>(Method::POST, &path, None).await.map(drop)
+    }
+
+    /// Waits until an endpoint's compute answers a query.
+    ///
+    /// # Errors
+    /// There is no such endpoint, it does not start, or as for every call.
+    pub async fn wake_endpoint(&self, project: &str, branch: &str, endpoint: &str) -> Result<Wake, Error> {
+        let path = format!("{}/endpoints/{}/wake", branch_path(OWN, project, branch), encode(endpoint));
+        self.call(Method::POST, &path, None).await
     }
 
     /// All projects.

@@ -250,6 +250,8 @@ pub struct Status {
     pub projects: usize,
     /// Every branch with its compute.
     pub computes: Vec<Compute>,
+    /// What the host gives to them.
+    pub host: Host,
     /// What people should know.
     pub warnings: Vec<String>,
 }
@@ -272,8 +274,13 @@ pub struct Compute {
     pub project: String,
     /// Identifier of the branch.
     pub branch: String,
-    /// `running` or `stopped`.
+    /// Identifier of the branch it left from, where that lives on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// `asleep`, `waiting`, `starting`, `awake` or `suspending`.
     pub state: String,
+    /// Whether it may not wake.
+    pub disabled: bool,
     /// Process id of its postmaster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -283,6 +290,60 @@ pub struct Compute {
     /// TCP port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// When it was last in use (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_active_time: Option<String>,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections that wait for it to wake.
+    pub connections_waiting: u64,
+    /// Its size now, in compute units; none while it does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cu: Option<f64>,
+    /// Its smallest size.
+    pub min_cu: f64,
+    /// Its largest size.
+    pub max_cu: f64,
+    /// Memory it was found to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// How long nobody has used it, while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    /// When it is suspended if nothing happens; none where it never is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspends_in_seconds: Option<u64>,
+    /// What kept it awake when its time was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_awake_by: Option<String>,
+}
+
+/// What the host gives to computes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Host {
+    /// Computes that take room.
+    pub computes: u64,
+    /// Computes that wait for room.
+    pub computes_waiting: u64,
+    /// Memory that running computes are reckoned to take.
+    pub memory_reckoned_bytes: u64,
+    /// Memory for all computes.
+    pub memory_limit_bytes: u64,
+    /// What holds computes to their size, e.g. `cgroup v2`, or `advisory`.
+    pub sizes: String,
+    /// Whether a size is a limit and not just advice.
+    pub sizes_enforced: bool,
+}
+
+/// A piece of a branch's log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// Whole lines.
+    pub text: String,
+    /// Where the next piece begins.
+    pub next_offset: u64,
 }
 
 /// Space of a branch.

@@ -108,6 +108,12 @@ impl Answer {
         serde_json::from_slice(&bytes).map_err(|error| Error::Protocol(format!("unexpected answer: {error}")))
     }
 
+    /// The whole body as text.
+    pub async fn read_text(self) -> Result<String, Error> {
+        let bytes = self.body.collect().await?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The next line of the body as JSON; none at its end.
     pub async fn next_line(&mut self) -> Result<Option<Value>, Error> {
         loop {

@@ -14,6 +14,7 @@ mod home;
 mod maintain;
 mod record;
 mod run;
+mod size;
 mod wal;
 
 use pgdata::Lsn;

@@ -7,6 +7,7 @@ pub mod imports;
 pub mod initdb;
 pub mod install;
 pub mod libraries;
+pub mod limits;
 pub mod machine;
 pub mod os;
 pub mod platform;

@@ -2,12 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsString};
+use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use libc::c_int;
 
@@ -254,6 +256,56 @@ pub fn confine(command: &mut Command, rules: c_int) {
     };
     // SAFETY: between fork and exec the closure makes only the calls above and allocates nothing.
     unsafe { command.pre_exec(setup) };
+}
+
+/// Lets what the command starts join control groups (files `cgroup.procs`) and take a niceness before
+/// its first instruction. Whatever fails is left out.
+pub fn place(command: &mut Command, groups: Arc<Vec<File>>, niceness: Option<i32>) {
+    let setup = move || {
+        for group in groups.iter() {
+            // SAFETY: an open descriptor and a buffer of the given length. "0" is the writer itself.
+            unsafe { libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+        }
+        if let Some(niceness) = niceness {
+            // SAFETY: takes no pointers.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only the calls above and allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Sets the niceness of a process. An ordinary user may only raise it.
+///
+/// # Errors
+/// Not permitted, or there is no such process.
+pub fn set_niceness(pid: i32, niceness: i32) -> Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), niceness) }).map(drop)
+}
+
+/// Sets the disk priority of a process within the usual class: 0 comes first, 7 last.
+///
+/// # Errors
+/// Not permitted, or there is no such process.
+pub fn set_disk_level(pid: i32, level: i32) -> Result<()> {
+    const WHO_PROCESS: c_int = 1;
+    const BEST_EFFORT: c_int = 2 << 13;
+    // SAFETY: takes no pointers.
+    let done = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, pid, BEST_EFFORT | level) };
+    check(done as c_int).map(drop)
+}
+
+/// An extended attribute of a file; none where it has none, or may not be asked.
+pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = c_path(path).ok()?;
+    let mut value = vec![0u8; 256];
+    // SAFETY: path and name are NUL-terminated, the buffer is given with its own length.
+    let length =
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
 }
 
 /// Lets the command be killed when this process dies, or the thread that started it. For work that is

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::confinement::Confinement;
 use crate::fault::{Fault, planted};
+use crate::limits::Placement;
 use crate::os::{self, User};
 use crate::server::Server;
 use crate::settings::Settings;
@@ -151,6 +152,14 @@ fn telling(log: &[String]) -> &str {
 /// # Errors
 /// It ended or did not get ready, with the end of its log; processes of an earlier start live on.
 pub fn spawn(spec: &SpawnSpec) -> Result<Spawned, Error> {
+    spawn_placed(spec, &Placement::default())
+}
+
+/// As [`spawn`], held to a size from its first instruction on.
+///
+/// # Errors
+/// As for [`spawn`].
+pub fn spawn_placed(spec: &SpawnSpec, placement: &Placement) -> Result<Spawned, Error> {
     clear_stale_locks(spec)?;
     let log = File::options()
         .append(true)
@@ -161,7 +170,7 @@ pub fn spawn(spec: &SpawnSpec) -> Result<Spawned, Error> {
         .map_err(io("opening", &spec.log))?;
     let log_begin = log.metadata().map_err(io("looking at", &spec.log))?.len();
     let begin = Instant::now();
-    let mut child = start(spec, &log)?;
+    let mut child = start(spec, &log, placement)?;
     let outcome = await_ready(&mut child, &spec.data_dir, begin + spec.limit);
     if let Ok(Waited::Ready) = outcome {
         let pid = child.id().cast_signed();
@@ -178,7 +187,7 @@ pub fn spawn(spec: &SpawnSpec) -> Result<Spawned, Error> {
     })
 }
 
-fn start(spec: &SpawnSpec, log: &File) -> Result<Child, Error> {
+fn start(spec: &SpawnSpec, log: &File, placement: &Placement) -> Result<Child, Error> {
     let program = spec.server.program("postgres");
     let copy = || log.try_clone().map_err(io("opening", &spec.log));
     let mut command = Command::new(&program);
@@ -197,6 +206,7 @@ fn start(spec: &SpawnSpec, log: &File) -> Result<Child, Error> {
     if let Some(user) = &spec.run_as {
         command.uid(user.uid).gid(user.gid);
     }
+    placement.apply(&mut command);
     os::detach(&mut command, OPEN_FILES);
     // Last: what comes before may need what it takes away.
     spec.confinement.iter().for_each(|confinement| confinement.apply(&mut command));
@@ -353,6 +363,23 @@ pub fn postmaster_of(data_directory: &Path) -> Result<Option<i32>, Error> {
         Ok(alive.then_some(file.pid))
     };
     look().map_err(io("looking for the postmaster of", data_directory))
+}
+
+/// Memory of a postmaster and its processes, bytes. What several processes share is divided among
+/// them, so the sums of several servers add up.
+pub fn memory_of(postmaster: i32) -> u64 {
+    let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+    std::iter::once(postmaster).chain(children).map(proportional_memory).sum()
+}
+
+fn proportional_memory(pid: i32) -> u64 {
+    // One that has just ended takes nothing.
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
 }
 
 fn list_processes(data_directory: &Path) -> std::io::Result<Vec<ProcessInfo>> {

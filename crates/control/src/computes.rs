@@ -1,82 +1,143 @@
-//! Starting computes: one start for many waiters.
+//! Computes of this home: one start for many waiters, counted connections.
+
+mod pace;
+mod probe;
+mod resize;
+mod size;
+mod slot;
+mod start;
+mod suspend;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use compute::engine::{BranchKey, ComputeState, StartOptions, StopMode};
 use jiff::Timestamp;
 use tokio::net::UnixStream;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-use crate::app::{Control, First, Touched, key_of};
-use crate::catalog::passwords::Renew;
-use crate::db::{branches, catalog, projects};
-use crate::error::{Error, Refusal};
-use crate::model::{Branch, Project, State};
-use crate::prepare;
+use crate::app::{Control, key_of};
+use crate::clock::Clock;
+use crate::error::{ConnectError, Error};
 
-/// Waiters that come this soon after a failed start share its failure: without that, each of many
-/// waiters would try in turn, and the last would wait very long for the same answer.
-const SHARED_FAILURE: Duration = Duration::from_secs(1);
+pub use slot::ConnectionGuard;
+use slot::Landing;
+pub(crate) use slot::{Phase, Slot};
+pub(crate) use suspend::Cause;
+
+/// A compute may be suspended between its start and the connection to it; more than a few times in a
+/// row is no chance any more.
+const TRIES: usize = 5;
+
+/// A connection to a branch's server that keeps count of itself. While `guard` lives, the branch
+/// counts as connected.
+pub struct Connection {
+    /// To the server's socket; the start-up packet is still to be sent.
+    pub stream: UnixStream,
+    /// To be dropped when the client has gone.
+    pub guard: ConnectionGuard,
+}
 
 /// What is known of the computes of this home.
-#[derive(Default)]
 pub(crate) struct Computes {
     slots: Mutex<HashMap<String, Arc<Slot>>>,
+    clock: Arc<dyn Clock>,
+    changed: Arc<Notify>,
 }
 
-#[derive(Default)]
-struct Slot {
-    /// A start has succeeded: clients may be let in as long as the socket answers.
-    ready: AtomicBool,
-    turn: Arc<tokio::sync::Mutex<()>>,
-    notes: Mutex<Notes>,
-}
-
-#[derive(Default)]
-struct Notes {
-    failure: Option<(Instant, String)>,
-    last_active: Option<Timestamp>,
+/// A compute's times, as far as they are known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ComputeTimes {
+    /// When it was last in use.
+    pub last_active: Option<Timestamp>,
+    /// When it last got ready for connections.
+    pub start: Option<Timestamp>,
+    /// When it was last suspended.
+    pub suspend: Option<Timestamp>,
 }
 
 impl Computes {
-    fn slot(&self, branch: &str) -> Arc<Slot> {
+    /// `changed` is told whenever a compute may have come free for others.
+    pub fn new(clock: Arc<dyn Clock>, changed: Arc<Notify>) -> Computes {
+        Computes { slots: Mutex::default(), clock, changed }
+    }
+
+    pub fn slot(&self, branch: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(slots.entry(branch.to_owned()).or_default())
+        let make = || Arc::new(Slot::new(Arc::clone(&self.clock), Arc::clone(&self.changed)));
+        Arc::clone(slots.entry(branch.to_owned()).or_insert_with(make))
+    }
+
+    /// Counts as a connection for as long as the value lives.
+    pub fn guard(&self, branch: &str) -> ConnectionGuard {
+        ConnectionGuard::new(&self.slot(branch))
+    }
+
+    /// Those that run, by what this daemon did.
+    pub fn awake(&self) -> Vec<(String, Arc<Slot>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let awake = slots.iter().filter(|(_, slot)| slot.phase() == Phase::Awake);
+        awake.map(|(branch, slot)| (branch.clone(), Arc::clone(slot))).collect()
+    }
+
+    /// Forgets a branch that is gone.
+    pub fn forget(&self, branch: &str) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(branch);
     }
 
     /// Waits for the right to start or stop the compute; clients wait until it is given back.
     pub async fn turn(&self, branch: &str) -> OwnedMutexGuard<()> {
         let slot = self.slot(branch);
         let turn = Arc::clone(&slot.turn).lock_owned().await;
-        slot.ready.store(false, Ordering::Release);
+        slot.door.set(false);
         turn
     }
 
-    /// When somebody last connected to the branch.
-    pub fn last_active(&self, branch: &str) -> Option<Timestamp> {
-        self.slot(branch).notes.lock().unwrap_or_else(PoisonError::into_inner).last_active
+    /// When the compute was in use, started and suspended.
+    pub fn times(&self, branch: &str) -> ComputeTimes {
+        let slot = self.slot(branch);
+        let notes = slot.notes();
+        ComputeTimes {
+            last_active: notes.active.map(|moment| moment.wall),
+            start: notes.started,
+            suspend: notes.suspended,
+        }
     }
 }
 
 impl Control {
-    /// Connects to a branch's server; starts it first where needed.
-    pub(crate) async fn connect(self: &Arc<Self>, branch: &str) -> Result<UnixStream, Error> {
+    /// Connects to a branch's server; starts it first where needed, in its turn.
+    ///
+    /// # Errors
+    /// The endpoint is disabled, the host has no room for too long, or the server does not start.
+    pub async fn connect(self: &Arc<Self>, branch: &str) -> Result<Connection, ConnectError> {
+        let outcome = self.reach(branch).await;
+        match &outcome {
+            Ok(_) => {
+                self.metrics.connections.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => self.metrics.count_refusal(error),
+        }
+        outcome
+    }
+
+    async fn reach(self: &Arc<Self>, branch: &str) -> Result<Connection, ConnectError> {
         let slot = self.computes.slot(branch);
         let path = self.socket_path(branch)?;
-        slot.notes.lock().unwrap_or_else(PoisonError::into_inner).last_active = Some(self.clock.now());
-        if slot.ready.load(Ordering::Acquire) {
-            if let Ok(stream) = UnixStream::connect(&path).await {
-                return Ok(stream);
+        let guard = self.computes.guard(branch);
+        for _ in 0..TRIES {
+            // Noted before the look at the door: a suspension that begins now finds out.
+            slot.touch();
+            if slot.door.enter() {
+                if let Ok(stream) = UnixStream::connect(&path).await {
+                    return Ok(Connection { stream, guard });
+                }
+                slot.door.set(false);
             }
-            slot.ready.store(false, Ordering::Release);
+            self.awake(branch).await?;
         }
-        self.awake(branch).await?;
-        UnixStream::connect(&path)
-            .await
-            .map_err(|source| Error::io(format!("cannot reach the server of branch {branch}"), source))
+        let failed = std::io::Error::other("it was suspended again each time");
+        Err(Error::io(format!("cannot reach the server of branch {branch}"), failed).into())
     }
 
     fn socket_path(&self, branch: &str) -> Result<std::path::PathBuf, Error> {
@@ -84,115 +145,51 @@ impl Control {
     }
 
     /// Returns once the branch's compute runs and may be used.
-    pub(crate) async fn awake(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+    pub(crate) async fn awake(self: &Arc<Self>, branch: &str) -> Result<(), ConnectError> {
         let slot = self.computes.slot(branch);
-        let _turn = slot.turn.lock().await;
-        if slot.ready.load(Ordering::Acquire) && UnixStream::connect(self.socket_path(branch)?).await.is_ok()
-        {
-            return Ok(());
-        }
-        if let Some((when, text)) = &slot.notes.lock().unwrap_or_else(PoisonError::into_inner).failure
-            && when.elapsed() < SHARED_FAILURE
-        {
-            return Err(Error::Internal(text.clone()));
-        }
-        let outcome = self.start(branch).await;
-        let mut notes = slot.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.failure = outcome.as_ref().err().map(|error| (Instant::now(), error.to_string()));
-        slot.ready.store(outcome.is_ok(), Ordering::Release);
-        outcome
-    }
-
-    async fn start(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
-        let uid = branch.to_owned();
-        let (project, branch) = self
-            .blocking(move |control| {
-                control.db.read(|c| {
-                    let branch = branches::by_uid(c, &uid)?.filter(|branch| branch.state == State::Ready);
-                    let branch = branch.ok_or_else(|| {
-                        Error::refused(Refusal::NotFound, "the branch is deleted, or is not made yet")
-                    })?;
-                    let project = projects::by_uid(c, &branch.project)?
-                        .ok_or_else(|| Error::Internal(format!("branch {uid} has no project")))?;
-                    Ok((project, branch))
-                })
-            })
-            .await?;
-        self.start_prepared(&project, &branch).await
-    }
-
-    /// Starts the compute, and does what must be done before the first client comes.
-    pub(crate) async fn start_prepared(
-        self: &Arc<Self>,
-        project: &Project,
-        branch: &Branch,
-    ) -> Result<(), Error> {
-        if self.watch.is_stopped() {
-            return Err(Error::refused(Refusal::Busy, "the daemon is ending"));
-        }
-        let begin = Instant::now();
-        let server = self.server_of(project)?;
-        let key = key_of(&branch.uid)?;
-        let first_start = !branch.prepared && branch.source.is_some();
-        let starting = key.clone();
-        self.blocking(move |control| {
-            control.clear_orphans(&starting)?;
-            let settings = control.pg_settings_of(starting.as_str())?;
-            let options = StartOptions { first_start, settings };
-            Ok(control.engine.start(&starting, &server, &options)?)
-        })
-        .await?;
-        let accepting = begin.elapsed().as_millis() as u64;
-        if !branch.prepared {
-            self.prepare(&key, branch).await?;
-        }
-        tracing::info!(
-            branch = branch.uid,
-            accepting_ms = accepting,
-            ready_ms = begin.elapsed().as_millis() as u64,
-            "compute started"
-        );
-        Ok(())
-    }
-
-    /// Backends that outlived their postmaster would keep the next one out for as long as they please.
-    pub(crate) fn clear_orphans(&self, key: &BranchKey) -> Result<(), Error> {
-        if let ComputeState::Orphans { pids } = self.engine.state(key)? {
-            tracing::warn!(branch = key.as_str(), ?pids, "ending processes of a server that is gone");
-            self.engine.stop(key, StopMode::Kill)?;
-        }
-        Ok(())
-    }
-
-    async fn prepare(self: &Arc<Self>, key: &BranchKey, branch: &Branch) -> Result<(), Error> {
-        let candidates = self.keys.read(key.as_str())?;
-        let wanted = candidates[0].clone();
-        // What came with the data is tried first: the wanted keys only fit after a crash between
-        // the change and its confirmation.
-        let mut tries = candidates;
-        tries.rotate_left(1);
-        let mut client = prepare::connect_admin(&self.engine.socket_dir(key), &tries).await?;
-        if branch.source.is_some() {
-            let fresh = self.db.read(|c| catalog::wants_fresh_passwords(c, &branch.uid))?;
-            let which = if fresh { Renew::Everything } else { Renew::Identities };
-            prepare::prepare_child(&mut client, &wanted, which, &*self.random).await?;
-        } else {
-            // Files of older daemons do not say: there was only one way to begin.
-            let first = self.keys.first(key.as_str())?.unwrap_or_else(|| First::usual(wanted.owner()));
-            prepare::prepare_root(&mut client, &wanted, &first, &*self.random).await?;
-            self.look(&branch.uid, &mut client, Touched::Nothing).await?;
-        }
-        let uid = branch.uid.clone();
-        self.blocking(move |control| {
-            control.keys.write(&uid, &[wanted])?;
-            control.db.write(|tx| {
-                if let Some(mut row) = branches::by_uid(tx, &uid)? {
-                    row.prepared = true;
-                    branches::update(tx, &row)?;
+        let _waiting = slot.wait();
+        let deadline = tokio::time::Instant::now() + self.settings.hosting.patience;
+        loop {
+            let mut flight = self.flight(branch, &slot);
+            let landed = tokio::time::timeout_at(deadline, landing_of(&mut flight)).await;
+            let landing = match landed {
+                Ok(landing) => landing,
+                Err(_) if slot.phase() == Phase::Waiting => {
+                    return Err(ConnectError::TooManyWaiting { waited: self.settings.hosting.patience });
                 }
-                catalog::has_fresh_passwords(tx, &uid)
-            })
-        })
-        .await
+                // It has its turn; starting takes what it takes.
+                Err(_) => landing_of(&mut flight).await,
+            };
+            match landing {
+                Some(Landing::Done(outcome)) => return outcome,
+                Some(Landing::Abandoned) => {}
+                None => return Err(Error::Internal("a start ended early".to_owned()).into()),
+            }
+        }
     }
+
+    /// The start under way, or a new one. It is nobody's own: a client that hangs up leaves no start
+    /// half-way.
+    fn flight(self: &Arc<Self>, branch: &str, slot: &Arc<Slot>) -> slot::Flight {
+        let mut current = slot.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = &*current
+            && flight.borrow().is_none()
+            && flight.has_changed().is_ok()
+        {
+            return flight.clone();
+        }
+        let (landing, flight) = watch::channel(None);
+        *current = Some(flight.clone());
+        let (control, branch, slot) = (Arc::clone(self), branch.to_owned(), Arc::clone(slot));
+        tokio::spawn(async move {
+            let outcome = control.start_in_turn(&branch, &slot).await;
+            landing.send_replace(Some(outcome));
+        });
+        flight
+    }
+}
+
+/// None where the start ended without a word.
+async fn landing_of(flight: &mut slot::Flight) -> Option<Landing> {
+    flight.wait_for(Option::is_some).await.ok()?.clone()
 }

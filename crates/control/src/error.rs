@@ -1,5 +1,8 @@
 //! Why the control plane said no.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 /// The kind of a refusal; the HTTP layer turns it into a status and a code in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -21,6 +24,10 @@ pub enum Refusal {
     Unauthenticated,
     /// The caller may not do this.
     PermissionDenied,
+    /// The thing exists, but must be brought into another state first.
+    InvalidState,
+    /// The host has no room at the moment; try again.
+    Exhausted,
 }
 
 /// What stopped a call.
@@ -58,6 +65,9 @@ pub enum Error {
         /// The cause.
         source: tokio_postgres::Error,
     },
+    /// The cause of several callers' failure at once.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// Something that must not happen; the text says where.
     #[error("internal error: {0}")]
     Internal(String),
@@ -102,5 +112,67 @@ impl Error {
 
     pub(crate) fn postgres(what: impl Into<String>, source: tokio_postgres::Error) -> Error {
         Error::Postgres { what: what.into(), source }
+    }
+}
+
+/// Why a branch's server cannot be reached.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// Its endpoint is disabled: only enabling it helps.
+    #[error("its endpoint is disabled")]
+    Disabled,
+    /// Other branches use all that this host can carry.
+    #[error("this host has no room for it: other branches were in use for {} s", waited.as_secs())]
+    TooManyWaiting {
+        /// How long the connection waited.
+        waited: Duration,
+    },
+    /// It does not start.
+    #[error(transparent)]
+    CannotStart(Arc<Error>),
+}
+
+impl ConnectError {
+    /// The SQLSTATE that fits best.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            // object_not_in_prerequisite_state: trying again does not help.
+            ConnectError::Disabled => "55000",
+            // cannot_connect_now: trying again may help.
+            ConnectError::TooManyWaiting { .. } | ConnectError::CannotStart(_) => "57P03",
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ConnectError::Disabled => "enable the endpoint, then try again",
+            ConnectError::TooManyWaiting { .. } => {
+                "try again later, close connections of other branches, or give ana serve more --memory"
+            }
+            ConnectError::CannotStart(_) => "the branch's log (ana logs) and ana status say more",
+        }
+    }
+}
+
+impl From<Error> for ConnectError {
+    fn from(error: Error) -> ConnectError {
+        ConnectError::CannotStart(Arc::new(error))
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Error {
+        let (refusal, text, hint) = (Refusal::InvalidState, error.to_string(), error.hint());
+        match error {
+            ConnectError::Disabled => Error::refused(refusal, text).with_hint(hint),
+            ConnectError::TooManyWaiting { .. } => Error::refused(Refusal::Exhausted, text).with_hint(hint),
+            ConnectError::CannotStart(cause) => match &*cause {
+                Error::Refused { refusal, message, hint } => {
+                    Error::Refused { refusal: *refusal, message: message.clone(), hint: hint.clone() }
+                }
+                _ => Error::Shared(cause),
+            },
+        }
     }
 }

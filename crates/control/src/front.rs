@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::app::Control;
 use crate::db::{branches, endpoints, projects};
@@ -117,18 +117,6 @@ impl Control {
             })
         })
         .await
-    }
-
-    /// A connection to the server of a branch, which is started first where needed. A start goes on
-    /// when the caller has no more patience.
-    ///
-    /// # Errors
-    /// The branch is deleted, or does not start.
-    pub async fn open_session(self: &Arc<Self>, branch: &str) -> Result<UnixStream, Error> {
-        let (control, branch) = (Arc::clone(self), branch.to_owned());
-        tokio::spawn(async move { control.connect(&branch).await })
-            .await
-            .map_err(|error| Error::Internal(format!("a task ended early: {error}")))?
     }
 
     /// Where clients reach an endpoint; none as long as nobody has listened for it yet.

@@ -4,6 +4,7 @@
 //! files and processes agree with the rows. Intended state is always written first, so a crash at
 //! any step leaves something that the next round finishes or undoes.
 
+mod admission;
 pub mod app;
 mod catalog;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod identity;
 mod issuer_keys;
 mod keys;
 mod listener;
+mod metrics;
 pub mod model;
 pub mod names;
 mod prepare;
@@ -23,6 +25,9 @@ mod reconcile;
 mod scram;
 mod signing;
 
+pub use admission::{Hosting, Room};
 pub use app::{Control, Settings};
-pub use error::{Error, Refusal};
+pub use computes::{Connection, ConnectionGuard};
+pub use error::{ConnectError, Error, Refusal};
 pub use front::{Domain, EndpointName, Front, LiveEndpoint, Place};
+pub use metrics::Metrics;

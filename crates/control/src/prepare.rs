@@ -25,6 +25,9 @@ use crate::scram;
 /// Database that belongs to the bootstrap superuser, so that an owner cannot drop it.
 pub(crate) const ADMIN_DATABASE: &str = "postgres";
 
+/// Name under which the daemon's own connections show in `pg_stat_activity`.
+pub(crate) const APPLICATION: &str = "anabranch";
+
 /// Group of roles that may do nearly everything; the vendor's name for it.
 pub(crate) const SUPERUSER_GROUP: &str = "databricks_superuser";
 
@@ -65,7 +68,7 @@ pub(crate) async fn connect_admin_to(
             .password(&secrets.admin_password)
             .dbname(database)
             .options(ADMIN_OPTIONS)
-            .application_name("anabranch");
+            .application_name(APPLICATION);
         match config.connect(NoTls).await {
             Ok((client, connection)) => {
                 // Ends by itself once the client is dropped; errors surface in the client's calls.

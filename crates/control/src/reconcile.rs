@@ -85,9 +85,11 @@ impl Control {
         self.clock_is_trusted();
         self.sweep().await?;
         self.blocking(|control| control.abort_changes()).await?;
+        self.adopt_computes().await?;
         self.finish_creates().await?;
         self.open_all_endpoints().await?;
         tokio::spawn(Arc::clone(self).rounds());
+        tokio::spawn(Arc::clone(self).watch_computes());
         tokio::spawn(Arc::clone(self).maintenance());
         Ok(())
     }
@@ -105,6 +107,27 @@ impl Control {
             // Failures are logged where they happen, and the next round tries again.
             let _ = self.round().await;
         }
+    }
+
+    /// Computes come and go: a task of its own, since a shutdown may take long.
+    async fn watch_computes(self: Arc<Self>) {
+        while self.pause().await {
+            if let Err(error) = self.compute_round().await {
+                tracing::error!(%error, "computes cannot be looked after");
+            }
+        }
+    }
+
+    /// Takes note of computes that are gone, and suspends those that nobody uses.
+    ///
+    /// # Errors
+    /// The database or the engine failed.
+    pub async fn compute_round(self: &Arc<Self>) -> Result<(), Error> {
+        self.miss_computes().await?;
+        self.suspend_idle().await?;
+        self.resize_computes().await?;
+        self.shed();
+        Ok(())
     }
 
     /// A task of its own: it may take long, and expiry must not wait for it.
@@ -173,6 +196,7 @@ impl Control {
         for (step, outcome) in outcomes {
             if let Err(error) = outcome {
                 tracing::error!(step, %error, "a step of reconciliation failed");
+                self.metrics.count_error("reconcile");
                 first = first.and(Err(error));
             }
         }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use auth::Secret;
-use control::{Control, EndpointName, Front, LiveEndpoint, Refusal};
+use control::{ConnectionGuard, Control, EndpointName, Front, LiveEndpoint, Refusal};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::gatekeeper::{ConnectError, Gatekeeper, RoleLogin, Route, TokenIdentity, Trouble};
@@ -45,7 +45,7 @@ impl Front for Door {
 }
 
 impl Gatekeeper for Doorman {
-    type Guard = ();
+    type Guard = ConnectionGuard;
 
     async fn route(&self, selector: &Selector) -> Result<Option<Route>, Trouble> {
         let name = match selector.clone() {
@@ -81,14 +81,13 @@ impl Gatekeeper for Doorman {
         self.control()?.make_own_role(&route.branch, identity).await.map_err(trouble)
     }
 
-    async fn connect(&self, route: &Route) -> Result<(UnixStream, ()), ConnectError> {
+    async fn connect(&self, route: &Route) -> Result<(UnixStream, ConnectionGuard), ConnectError> {
         let control = self.control().map_err(|trouble| ConnectError::CannotStart(trouble.to_string()))?;
-        match control.open_session(&route.branch).await {
-            Ok(stream) => Ok((stream, ())),
-            Err(control::Error::Refused { refusal: Refusal::NotFound, .. }) => Err(ConnectError::Gone),
+        match control.connect(&route.branch).await {
+            Ok(connection) => Ok((connection.stream, connection.guard)),
             Err(error) => {
                 tracing::warn!(%error, branch = route.branch, "a branch could not be reached");
-                Err(ConnectError::CannotStart(error.to_string()))
+                Err(refused(&error))
             }
         }
     }
@@ -109,6 +108,17 @@ fn route_to(found: LiveEndpoint) -> Route {
         endpoint: found.endpoint.uid,
         branch: found.endpoint.branch,
         native_login: found.native_login,
+    }
+}
+
+fn refused(error: &control::ConnectError) -> ConnectError {
+    match error {
+        control::ConnectError::Disabled => ConnectError::Disabled,
+        control::ConnectError::TooManyWaiting { .. } => ConnectError::TooManyWaiting,
+        control::ConnectError::CannotStart(why) => match &**why {
+            control::Error::Refused { refusal: Refusal::NotFound, .. } => ConnectError::Gone,
+            why => ConnectError::CannotStart(why.to_string()),
+        },
     }
 }
 

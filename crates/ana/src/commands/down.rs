@@ -46,6 +46,10 @@ pub async fn stop(global: &Global, keep_computes: bool) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(progress);
+    if !keep_computes {
+        // The daemon had given up the right to do so.
+        compute::limits::remove_groups(&global.home()?);
+    }
     output::talk(if keep_computes {
         "daemon stopped; computes run on"
     } else {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod audit;
 mod auth;
 mod branch;
 mod ca;
@@ -9,6 +10,8 @@ mod database;
 mod down;
 mod endpoint;
 mod export;
+mod logs;
+mod metrics;
 mod postgres;
 mod principal;
 mod project;
@@ -16,6 +19,7 @@ mod psql;
 mod quickstart;
 mod role;
 mod serve;
+mod service;
 mod status;
 mod token;
 mod up;
@@ -68,6 +72,12 @@ enum Command {
     Ca(ca::Args),
     Psql(psql::Args),
     Export(export::Args),
+    Logs(logs::Args),
+    Metrics(metrics::Args),
+    #[command(subcommand)]
+    Audit(audit::Command),
+    #[command(subcommand)]
+    Service(service::Command),
     Completions(completions::Args),
 }
 
@@ -103,6 +113,10 @@ impl Arguments {
             Command::Endpoint(command) => wait_for(endpoint::run(global, command)),
             Command::Postgres(command) => wait_for(postgres::run(global, command)),
             Command::Ca(args) => wait_for(ca::run(global, args)),
+            Command::Logs(args) => wait_for(logs::run(global, args)),
+            Command::Metrics(args) => wait_for(metrics::run(global, args)),
+            Command::Audit(command) => wait_for(audit::run(global, command)),
+            Command::Service(command) => service::run(global, command),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

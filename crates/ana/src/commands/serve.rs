@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::{AuthorityInfo, FrontInfo, Local, Public, Tls};
 use compute::engine::Engine;
 use compute::install::{self, Archive};
+use compute::limits::Limiter;
 use compute::machine::Machine;
 use compute::run_as;
 use compute::server::{DEFAULT_MAJOR, Server};
@@ -55,7 +56,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     // Before the home is looked for a second time: the place depends on who we are.
     let home = global.home()?;
     let owner = args.options.owner.clone().unwrap_or_else(daemon::usual_owner);
-    become_ordinary_user(&home, &args.options)?;
+    let limiter = become_ordinary_user(&home, &args.options)?;
     daemon::make_dir(&home)?;
     let home = home
         .canonicalize()
@@ -76,6 +77,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         Failure::io(format!("cannot write the preload library in {}", home.display()), &error)
     })?;
     let engine = Engine::open(&home, &shim, &run_dir)?;
+    tracing::info!(means = limiter.means().as_str(), "sizes of computes");
+    engine.limit_with(limiter);
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(Exit::Outside, format!("cannot start threads: {error}")))?;
     let settings = Settings {
@@ -85,6 +88,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         delete_grace: args.options.delete_grace.map(|seconds| SignedDuration::from_secs(seconds as i64)),
         round: ROUND,
         domain: None,
+        hosting: args.options.hosting(),
     };
     let socket = run_dir.join(home::SOCKET);
     let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, tls, &args));
@@ -249,17 +253,21 @@ fn watch_signals(shutdown: watch::Sender<Option<bool>>, keep_computes: bool) -> 
     Ok(())
 }
 
-/// PostgreSQL refuses to run as root, and nothing of ours needs to.
-fn become_ordinary_user(home: &Path, options: &Options) -> Result<(), Failure> {
-    let Some(choice) = run_as::choose(options.run_as.as_deref())? else { return Ok(()) };
+/// PostgreSQL refuses to run as root, and nothing of ours needs to. What holds computes to their
+/// sizes is made ready on the way, while that is still allowed.
+fn become_ordinary_user(home: &Path, options: &Options) -> Result<Limiter, Failure> {
+    let Some(choice) = run_as::choose(options.run_as.as_deref())? else {
+        return Ok(Limiter::prepare(home, None));
+    };
     if let Some(warning) = choice.warning {
         output::talk(format!("warning: {warning}"));
     }
     run_as::prepare_home(home, &choice.user)?;
+    let limiter = Limiter::prepare(home, Some(&choice.user));
     run_as::drop_privileges(&choice.user)?;
     // The caller's directory may be closed to the new user, and PostgreSQL's programs look at it.
     std::env::set_current_dir("/").map_err(|error| Failure::io("cannot change to /", &error))?;
-    Ok(())
+    Ok(limiter)
 }
 
 fn find_server(home: &Path, args: &Args) -> Result<Server, Failure> {

@@ -1,4 +1,5 @@
 use control::Place;
+use control::app::ComputeTimes;
 use control::model::{
     Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ProjectOptions, ServerRecord, Source,
     Tag,
@@ -175,8 +176,12 @@ fn a_compute_is_what_runs() {
             "role": "READ_WRITE",
         })
     );
+    endpoint.times.suspend = Some(at(6));
+    let suspended = ComputeInstanceView { endpoint: endpoint.clone(), ..asleep.clone() };
+    assert_eq!(compute_instance(&suspended)["suspend_time"], "2027-01-15T08:00:06Z");
     endpoint.state = ComputeStatus::Active;
     let awake = ComputeInstanceView { endpoint, start_time: Some(at(7)), ..asleep };
+    assert_eq!(compute_instance(&awake).get("suspend_time"), None);
     assert_eq!(compute_instance(&awake)["current_state"], "ACTIVE");
     assert_eq!(compute_instance(&awake)["start_time"], "2027-01-15T08:00:07Z");
 }
@@ -198,7 +203,8 @@ fn endpoint_view() -> EndpointView {
         branch_id: "dev".into(),
         place: Some(Place { host: "127.64.1.2".into(), port: 5432 }),
         state: ComputeStatus::Idle,
-        last_active: None,
+        pending: None,
+        times: ComputeTimes::default(),
     }
 }
 

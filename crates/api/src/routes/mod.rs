@@ -12,6 +12,7 @@ mod oidc;
 mod operations;
 mod own;
 mod permissions;
+mod power;
 mod principals;
 mod projects;
 mod roles;
@@ -51,6 +52,7 @@ pub(crate) fn described() -> Routes {
         .merge(principals::routes())
         .merge(own::routes())
         .merge(front::routes())
+        .merge(power::routes())
         .undocumented(later::routes())
 }
 

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use control::app::{Caller, ComputeLine};
+use control::app::{AuditFilter, Caller, ComputeLine, LogFrom};
 use control::model::{AuditEntry, Principal};
 use hyper::body::Frame;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::table::{Routes, call};
 use crate::error::ApiError;
 use crate::local::Local;
 use crate::resources::{object, time};
-use crate::wire::parse_body;
+use crate::wire::{number, parse_body, parse_time};
 
 pub(super) fn routes() -> Routes {
     let branch = format!("{OWN}/projects/{{project}}/branches/{{branch}}");
@@ -29,6 +29,12 @@ pub(super) fn routes() -> Routes {
     Routes::new()
         .get(call("health", "/health", "Whether the daemon answers").answers("Health"), health)
         .get(call("openapi", format!("{OWN}/openapi.json"), "This document").answers("Document"), document)
+        .get(
+            call("metrics", "/metrics", "Figures for Prometheus")
+                .answers("Metrics")
+                .media("text/plain; version=0.0.4; charset=utf-8"),
+            metrics,
+        )
         .get(call("status", format!("{OWN}/status"), "What runs").answers("Status"), status)
         .post(
             call("shutdown", format!("{OWN}/shutdown"), "End the daemon, after the answer")
@@ -39,10 +45,20 @@ pub(super) fn routes() -> Routes {
         .get(
             call("audit", format!("{OWN}/audit"), "The last lines of the audit log, newest first")
                 .query("limit", "integer", "How many; 100 by default")
+                .query("since", "string", "Only lines from this time on")
+                .query("principal", "string", "Only what this principal did")
+                .query("action", "string", "Only this action, e.g. branch.create, or all of a kind: branch")
                 .answers("AuditLog"),
             audit,
         )
         .get(call("usage", format!("{branch}/usage"), "Space of a branch").answers("Usage"), usage)
+        .get(
+            call("log", format!("{branch}/log"), "What a branch's server wrote into its log")
+                .query("lines", "integer", "The last so many lines; 100 by default")
+                .query("offset", "integer", "What came after an earlier answer; instead of `lines`")
+                .answers("Log"),
+            log,
+        )
         .get(
             call("connection", format!("{branch}/connection"), "How the caller connects to a branch")
                 .answers("Connection"),
@@ -74,6 +90,14 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
         "postgres_address": local.front.shared.map(|address| address.to_string()),
         "projects": status.projects,
         "computes": status.computes.iter().map(compute).collect::<Vec<_>>(),
+        "host": {
+            "computes": status.room.computes,
+            "computes_waiting": status.room.waiting,
+            "memory_reckoned_bytes": status.room.used,
+            "memory_limit_bytes": status.room.memory,
+            "sizes": status.sizes.as_str(),
+            "sizes_enforced": status.sizes.is_enforced(),
+        },
         "warnings": status.warnings,
     })))
 }
@@ -82,11 +106,22 @@ fn compute(line: &ComputeLine) -> Value {
     object([
         ("project", Some(json!(line.project))),
         ("branch", Some(json!(line.branch))),
-        ("state", Some(json!(if line.pid.is_some() { "running" } else { "stopped" }))),
+        ("parent", line.parent.clone().map(Value::from)),
+        ("state", Some(json!(line.state))),
+        ("disabled", Some(json!(line.disabled))),
         ("pid", line.pid.map(Value::from)),
         ("host", line.address.map(|address| json!(address.host.to_string()))),
         ("port", line.address.map(|address| json!(address.port))),
         ("last_active_time", line.last_active.map(time)),
+        ("connections", Some(json!(line.connections))),
+        ("connections_waiting", Some(json!(line.waiting))),
+        ("cu", line.cu.map(number)),
+        ("min_cu", Some(number(line.cu_range.0))),
+        ("max_cu", Some(number(line.cu_range.1))),
+        ("memory_bytes", line.memory.map(Value::from)),
+        ("idle_seconds", line.idle.map(|idle| json!(idle.as_secs()))),
+        ("suspends_in_seconds", line.suspends_in.map(|left| json!(left.as_secs()))),
+        ("kept_awake_by", line.kept_by.map(Value::from)),
     ])
 }
 
@@ -107,6 +142,9 @@ async fn shutdown(State(local): State<Local>, body: Bytes) -> Result<Json<Value>
 struct AuditQuery {
     #[serde(default = "usual_limit")]
     limit: u32,
+    since: Option<String>,
+    principal: Option<String>,
+    action: Option<String>,
 }
 
 fn usual_limit() -> u32 {
@@ -114,7 +152,9 @@ fn usual_limit() -> u32 {
 }
 
 async fn audit(State(local): State<Local>, Query(query): Query<AuditQuery>) -> Result<Json<Value>, ApiError> {
-    let entries = local.control.audit_log(query.limit).await?;
+    let since = query.since.map(|text| parse_time("since", &text)).transpose()?;
+    let filter = AuditFilter { since, principal: query.principal, action: query.action };
+    let entries = local.control.audit_log(filter, query.limit).await?;
     Ok(Json(json!({"entries": entries.iter().map(audit_entry).collect::<Vec<_>>()})))
 }
 
@@ -128,6 +168,32 @@ fn audit_entry(entry: &AuditEntry) -> Value {
         "result": entry.result,
         "detail": entry.detail,
     })
+}
+
+/// Figures for Prometheus.
+async fn metrics(State(local): State<Local>) -> Result<Response, ApiError> {
+    let text = local.control.metrics_text().await?;
+    Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    lines: Option<usize>,
+    offset: Option<u64>,
+}
+
+async fn log(
+    State(local): State<Local>,
+    Path((project, branch)): Path<(String, String)>,
+    Query(query): Query<LogQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let from = match (query.lines, query.offset) {
+        (Some(_), Some(_)) => return Err(ApiError::invalid("only one of 'lines' and 'offset' can be set")),
+        (lines, None) => LogFrom::Last(lines.unwrap_or(100)),
+        (None, Some(offset)) => LogFrom::Offset(offset),
+    };
+    let piece = local.control.branch_log(project, branch, from).await?;
+    Ok(Json(json!({"text": piece.text, "next_offset": piece.next})))
 }
 
 async fn usage(

@@ -11,11 +11,12 @@ use std::time::Duration;
 use api::{AuthorityInfo, FrontInfo, Local};
 use compute::engine::{BranchKey, ComputeState, DEFAULT_DATABASE, Engine};
 use compute::install::{self, Request};
+use compute::limits::{Limiter, Means};
 use compute::machine::Machine;
 use compute::run_as;
 use compute::server::{DEFAULT_MAJOR, Server};
 use control::clock::{Clock, SystemClock, SystemRandom};
-use control::{Control, Settings};
+use control::{Control, Hosting, Settings};
 use jiff::{SignedDuration, Timestamp};
 use proxy::{Certificates, Doorman, Patience};
 use serde_json::Value;
@@ -68,6 +69,7 @@ pub struct World {
     pub engine: Arc<Engine>,
     pub clock: Arc<TestClock>,
     pub certificates: Arc<Certificates>,
+    hosting: Hosting,
     end: watch::Sender<bool>,
     server: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -99,23 +101,35 @@ impl Answer {
 impl World {
     /// An empty home.
     pub async fn new() -> World {
+        World::hosted(Hosting::default()).await
+    }
+
+    /// An empty home on a host that gives this much.
+    pub async fn hosted(hosting: Hosting) -> World {
         let dir = ground().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir_all(dir.join("home")).unwrap();
-        World::open(dir, TestClock::new()).await
+        World::open(dir, TestClock::new(), hosting).await
     }
 
     /// A home with project `shop`.
     pub async fn with_shop() -> World {
-        let world = World::new().await;
+        World::new().await.shop().await
+    }
+
+    /// The same home with project `shop`.
+    pub async fn shop(self) -> World {
+        let world = self;
         let answer = world.post("/projects?project_id=shop", "{}").await;
         assert_eq!(answer.body["done"], true, "{answer:?}");
         assert_eq!(answer.body.get("error"), None, "{answer:?}");
         world
     }
 
-    async fn open(dir: PathBuf, clock: Arc<TestClock>) -> World {
+    async fn open(dir: PathBuf, clock: Arc<TestClock>, hosting: Hosting) -> World {
         let shim = shim_image::install(&dir.join("run")).unwrap();
         let engine = Arc::new(Engine::open(&dir.join("home"), &shim, &dir.join("s")).unwrap());
+        engine.limit_with(limiter());
+        let hosting_kept = hosting.clone();
         let settings = Settings {
             home: dir.join("home"),
             pg_port: 0,
@@ -124,6 +138,7 @@ impl World {
             // Rounds come when the test asks for them.
             round: Duration::from_secs(3600),
             domain: None,
+            hosting,
         };
         let random = Arc::new(SystemRandom);
         let control =
@@ -147,7 +162,16 @@ impl World {
             };
             api::serve_local(local, &socket, end).await
         });
-        let world = World { certificates, dir, control, engine, clock, end, server: Some(server) };
+        let world = World {
+            certificates,
+            dir,
+            control,
+            engine,
+            clock,
+            hosting: hosting_kept,
+            end,
+            server: Some(server),
+        };
         while UnixStream::connect(world.dir.join("api.sock")).is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -169,8 +193,9 @@ impl World {
         self.end.send_replace(true);
         self.server.take().unwrap().await.unwrap().unwrap();
         let (dir, clock) = (std::mem::take(&mut self.dir), Arc::clone(&self.clock));
+        let hosting = self.hosting.clone();
         drop(self);
-        World::open(dir, clock).await
+        World::open(dir, clock, hosting).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -286,6 +311,23 @@ impl World {
         self.connect_as(branch, role, password.expose(), DEFAULT_DATABASE).await
     }
 
+    /// A session as the real superuser, past the daemon: it is not counted as a connection.
+    pub async fn superuser(&self, branch: &BranchKey, database: &str) -> tokio_postgres::Client {
+        let mut config: tokio_postgres::Config = self.superuser_conninfo(branch, database).parse().unwrap();
+        config.application_name("test");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    pub fn superuser_conninfo(&self, branch: &BranchKey, database: &str) -> String {
+        let keys = std::fs::read_to_string(self.dir.join(format!("home/keys/{branch}.json"))).unwrap();
+        let keys: Value = serde_json::from_str(&keys).unwrap();
+        let password = keys["candidates"][0]["admin_password"].as_str().unwrap();
+        let socket = self.engine.socket_dir(branch);
+        format!("host={} port=5432 user=anabranch password={password} dbname={database}", socket.display())
+    }
+
     pub async fn connection(&self, branch: &str) -> Value {
         let answer = self.get(&format!("/api/anabranch/v1/projects/shop/branches/{branch}/connection")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -362,6 +404,7 @@ fn server() -> Server {
             let server = find_server(user.as_ref());
             let ground = std::env::temp_dir().join(format!("ana-api-{}", std::process::id()));
             std::fs::create_dir_all(&ground).unwrap();
+            prepare_limiter(&ground, user.as_ref());
             if let Some(user) = user {
                 std::os::unix::fs::chown(&ground, Some(user.uid), Some(user.gid)).unwrap();
                 become_user(user.uid, user.gid);
@@ -369,6 +412,31 @@ fn server() -> Server {
             server
         })
         .clone()
+}
+
+/// What holds the computes of this process to their sizes. Root makes it ready before it becomes an
+/// ordinary user, and a shell that stays root clears it away once this process has ended.
+fn limiter() -> Limiter {
+    server();
+    LIMITER.get().unwrap().clone()
+}
+
+static LIMITER: OnceLock<Limiter> = OnceLock::new();
+
+fn prepare_limiter(ground: &Path, user: Option<&compute::os::User>) {
+    let limiter = Limiter::prepare(ground, user);
+    if limiter.means() == Means::GroupsV1 && user.is_some() {
+        let mut command = std::process::Command::new("sh");
+        let name = compute::limits::group_name(ground);
+        command
+            .args(["-c", "read end; sleep 1; rmdir /sys/fs/cgroup/*/$0/* /sys/fs/cgroup/*/$0 2>/dev/null"]);
+        command.arg(name).stdin(std::process::Stdio::piped());
+        compute::os::detach(&mut command, 64);
+        let child = command.spawn().unwrap();
+        // Its pipe closes with this process.
+        std::mem::forget(child);
+    }
+    assert!(LIMITER.set(limiter).is_ok());
 }
 
 /// The server that all tests of the workspace share; below the build directory where the servers'

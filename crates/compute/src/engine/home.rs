@@ -13,6 +13,7 @@ use store::manifest::Manifest;
 use store::sys;
 
 use super::{BranchKey, Error};
+use crate::limits::{Limiter, Limits};
 
 /// The branches of one home.
 pub struct Engine {
@@ -24,6 +25,9 @@ pub struct Engine {
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
+    pub(super) limiter: OnceLock<Limiter>,
+    /// What computes may take.
+    pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
     /// Where the WAL of each running branch ended in the last round of maintenance.
     wal_marks: Mutex<HashMap<BranchKey, u64>>,
 }
@@ -67,6 +71,8 @@ impl Engine {
             extensions: OnceLock::new(),
             sealing: Arc::default(),
             locks: Mutex::default(),
+            limiter: OnceLock::new(),
+            limits: Mutex::default(),
             wal_marks: Mutex::default(),
         })
     }

@@ -29,6 +29,8 @@ impl Engine {
         // A segment that somebody still has attached is not ours to remove, and no reason to stop.
         let _ = crate::process::remove_stale_shared_memory(&self.data_directory(key));
         self.remove_cache_directory(key);
+        self.remove_placement(key);
+        self.forget_limits(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
         reached(Moment::MemoryFreed);
         self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"))

@@ -182,7 +182,7 @@ impl Engine {
             confinement: confinement.map(Arc::new),
             limit: START_LIMIT,
         };
-        process::spawn(&spec)
+        process::spawn_placed(&spec, &self.placement(key))
             .map(|spawned| spawned.pid)
             .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))
     }
@@ -233,6 +233,7 @@ impl Engine {
             }
         }
         self.remove_cache_directory(key);
+        self.remove_placement(key);
         Ok(())
     }
 

@@ -309,6 +309,8 @@ impl Control {
 
     async fn change_in_turn(self: &Arc<Self>, branch: &str, work: Work) -> Result<(), Error> {
         let _claim = self.claim_in_turn(&format!("{branch}/catalog")).await;
+        // As any connection: what is woken for a change is not suspended for another branch before it.
+        let _guard = self.computes.guard(branch);
         let mut client = self.admin(branch).await?;
         let live = catalog::read(&client).await?;
         let touched = match work {

@@ -80,7 +80,9 @@ impl Control {
         Ok(Wake { took: begin.elapsed() })
     }
 
-    async fn answers(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+    pub(crate) async fn answers(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
+        // As any connection: what was just woken for somebody is not suspended for the next one.
+        let _guard = self.computes.guard(branch);
         self.awake(branch).await?;
         let (key, secrets) = (key_of(branch)?, self.keys.read(branch)?);
         let client = prepare::connect_admin(&self.engine.socket_dir(&key), &secrets).await?;

@@ -7,10 +7,10 @@ mod write;
 use std::sync::Arc;
 
 use compute::engine::ComputeState;
-use jiff::Timestamp;
 
 use super::branches::live_branch;
 use super::{Control, key_of, not_found};
+use crate::computes::{ComputeTimes, Phase};
 use crate::db::endpoints;
 use crate::error::{Error, Refusal};
 use crate::front::Place;
@@ -27,6 +27,8 @@ pub enum ComputeStatus {
     Active,
     /// It starts with the next connection.
     Idle,
+    /// It is being started for the first time.
+    Init,
     /// Processes of an earlier run are still about.
     Degraded,
 }
@@ -44,8 +46,10 @@ pub struct EndpointView {
     pub place: Option<Place>,
     /// Whether its compute runs.
     pub state: ComputeStatus,
-    /// When somebody last connected, since the daemon started.
-    pub last_active: Option<Timestamp>,
+    /// What it is on its way to; none once that is settled.
+    pub pending: Option<ComputeStatus>,
+    /// When its compute was last in use, started and suspended.
+    pub times: ComputeTimes,
 }
 
 impl Control {
@@ -94,21 +98,34 @@ impl Control {
         branch_id: &str,
         endpoint: Endpoint,
     ) -> Result<EndpointView, Error> {
+        let (state, pending) = self.compute_status(&endpoint.branch)?;
         Ok(EndpointView {
             project_id: project_id.to_owned(),
             branch_id: branch_id.to_owned(),
             place: self.place_of(&endpoint),
-            state: self.compute_status(&endpoint.branch)?,
-            last_active: self.computes.last_active(&endpoint.branch),
+            state,
+            pending,
+            times: self.computes.times(&endpoint.branch),
             endpoint,
         })
     }
 
-    pub(crate) fn compute_status(&self, branch: &str) -> Result<ComputeStatus, Error> {
-        Ok(match self.engine.state(&key_of(branch)?)? {
-            ComputeState::Running { .. } => ComputeStatus::Active,
-            ComputeState::Stopped => ComputeStatus::Idle,
-            ComputeState::Orphans { .. } => ComputeStatus::Degraded,
+    /// What a compute is, by its processes, and what it will be soon, by what we do with it. One that
+    /// wakes counts as idle until it takes connections: clients may connect to it all the time.
+    pub(crate) fn compute_status(
+        &self,
+        branch: &str,
+    ) -> Result<(ComputeStatus, Option<ComputeStatus>), Error> {
+        use ComputeStatus::{Active, Degraded, Idle, Init};
+        let phase = self.computes.slot(branch).phase();
+        let ever = self.computes.times(branch).start.is_some();
+        Ok(match (self.engine.state(&key_of(branch)?)?, phase) {
+            (ComputeState::Orphans { .. }, _) => (Degraded, None),
+            (_, Phase::Waiting | Phase::Starting) if ever => (Idle, Some(Active)),
+            (_, Phase::Waiting | Phase::Starting) => (Init, Some(Active)),
+            (ComputeState::Running { .. }, Phase::Suspending) => (Active, Some(Idle)),
+            (ComputeState::Running { .. }, _) => (Active, None),
+            (ComputeState::Stopped, _) => (Idle, None),
         })
     }
 

@@ -14,8 +14,11 @@ pub mod expiry;
 mod federation;
 mod first;
 mod first_login;
+mod logs;
 mod operations;
 mod permissions;
+mod picture;
+mod power;
 mod principals;
 mod projects;
 mod roles;
@@ -35,6 +38,7 @@ use compute::server::Server;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
+use crate::admission::{Admission, Hosting};
 use crate::clock::{Clock, Random, new_uid, new_uuid};
 use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
@@ -44,11 +48,14 @@ use crate::front::{Domain, FrontDoor};
 use crate::issuer_keys::IssuerKeys;
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
+use crate::metrics::Metrics;
 use crate::model::{AuditEntry, Kind, Operation, Outcome, Principal, Verb};
 use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 use crate::signing::Signing;
 
+pub use crate::computes::ComputeTimes;
+pub use crate::db::audit::Filter as AuditFilter;
 pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
 pub use authenticate::AccessToken;
 pub use branches::{BranchView, Expiry, NewBranch, RemoveBranch, UpdateBranch};
@@ -66,13 +73,15 @@ pub use endpoints::{
 pub use federation::{FederationView, NewFederation};
 pub(crate) use first::First;
 pub use first::FirstRole;
+pub use logs::{LogFrom, LogPiece};
 pub use operations::{OperationView, Target};
 pub use permissions::{Change as PermissionChange, Holder, Permission};
+pub use picture::ComputeLine;
 pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView, UpdateProject};
 pub use roles::{NewRole, RoleChange, RoleView};
 use status::Sizes;
-pub use status::{ComputeLine, Status, UsageView};
+pub use status::{Status, UsageView};
 pub use superuser::SuperuserAccess;
 pub use tokens::{Life, NewSecret, NewToken, TokenView};
 
@@ -97,6 +106,8 @@ pub struct Settings {
     pub round: Duration,
     /// The domain below which endpoints have names; none where they only have addresses.
     pub domain: Option<Domain>,
+    /// What the host gives to computes.
+    pub hosting: Hosting,
 }
 
 /// The control plane of one home.
@@ -109,6 +120,8 @@ pub struct Control {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) computes: Computes,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Metrics,
     pub(crate) listeners: Listeners,
     pub(crate) front: FrontDoor,
     pub(crate) watch: Watch,
@@ -179,7 +192,11 @@ impl Control {
             Ok((owner, home_id, workspace_id))
         })?;
         let keys = KeyStore::open(settings.home.join("keys"))?;
+        let admission = Admission::new(&settings.hosting);
         Ok(Arc::new(Control {
+            computes: Computes::new(Arc::clone(&clock), Arc::clone(&admission.changed)),
+            admission,
+            metrics: Metrics::default(),
             signing: Signing::open(settings.home.join("keys").join("signing"), &db, now)?,
             directories: Directories::open(&db)?,
             issuer_keys: IssuerKeys::default(),
@@ -192,7 +209,6 @@ impl Control {
             db,
             clock,
             random,
-            computes: Computes::default(),
             listeners: Listeners::default(),
             front: FrontDoor::default(),
             watch: Watch::default(),
@@ -329,12 +345,16 @@ impl Control {
         outcome
     }
 
-    /// The last `limit` lines of the audit log, newest first.
+    /// The last `limit` lines of the audit log that fit, newest first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn audit_log(self: &Arc<Self>, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-        self.blocking(move |control| control.db.read(|c| audit::latest(c, limit))).await
+    pub async fn audit_log(
+        self: &Arc<Self>,
+        filter: AuditFilter,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        self.blocking(move |control| control.db.read(|c| audit::latest(c, &filter, limit))).await
     }
 }
 

@@ -137,6 +137,11 @@ impl Control {
         };
         for operation in operations::running(connection, target)? {
             operations::finish(connection, &operation.uid, outcome, self.clock.now())?;
+            self.metrics.operations.count([
+                ("kind", operation.kind.as_str()),
+                ("verb", operation.verb.as_str()),
+                ("outcome", result),
+            ]);
             let action = format!("{}.{}", operation.kind.as_str(), operation.verb.as_str());
             self.note(connection, &operation.principal, &action, &operation.resource, result, detail)?;
         }

@@ -139,7 +139,7 @@ impl Control {
             Ok(control.engine.create_root(&key, &server, &secrets.admin_password)?)
         })
         .await?;
-        self.start_prepared(project, branch).await?;
+        self.start_root(project, branch).await?;
         self.open_endpoints(&branch.uid).await
     }
 
@@ -297,7 +297,7 @@ impl Control {
         let default = rows.iter().find(|branch| branch.uid == project.default_branch);
         Ok(ProjectView {
             default_branch_id: default.map_or_else(String::new, |branch| branch.id.clone()),
-            last_active: rows.iter().filter_map(|branch| self.computes.last_active(&branch.uid)).max(),
+            last_active: rows.iter().filter_map(|branch| self.computes.times(&branch.uid).last_active).max(),
             project,
         })
     }
@@ -403,6 +403,8 @@ pub(crate) fn failure(error: &Error) -> Outcome {
             Refusal::NotImplemented => "NOT_IMPLEMENTED",
             Refusal::Unauthenticated => "UNAUTHENTICATED",
             Refusal::PermissionDenied => "PERMISSION_DENIED",
+            Refusal::InvalidState => "INVALID_STATE",
+            Refusal::Exhausted => "TEMPORARILY_UNAVAILABLE",
         },
         _ => "INTERNAL_ERROR",
     };

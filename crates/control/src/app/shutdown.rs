@@ -46,6 +46,7 @@ impl Control {
     /// Stops the compute of a branch, if it is deleted still.
     pub(crate) async fn stop_deleted_branch(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
         let _claim = self.claim_in_turn(branch).await;
+        self.admission.cancel(branch);
         let _turn = self.computes.turn(branch).await;
         let key = key_of(branch)?;
         self.blocking(move |control| {
@@ -53,6 +54,7 @@ impl Control {
             if row.is_some_and(|row| row.state == State::Deleted) {
                 control.clear_orphans(&key)?;
                 control.engine.stop(&key, StopMode::Fast)?;
+                control.note_asleep(key.as_str());
             }
             Ok(())
         })
@@ -64,6 +66,8 @@ impl Control {
         let _claim = self.claim_in_turn(branch).await;
         self.close_endpoints(branch).await?;
         reached(Moment::EndpointClosed);
+        // Who waits for room has the compute's turn.
+        self.admission.cancel(branch);
         let _turn = self.computes.turn(branch).await;
         let key = key_of(branch)?;
         self.blocking(move |control| {
@@ -83,6 +87,7 @@ impl Control {
                 Some(false) => {
                     control.clear_orphans(&key)?;
                     control.engine.stop(&key, StopMode::Fast)?;
+                    control.note_asleep(key.as_str());
                     reached(Moment::ComputeEnded);
                     Ok(())
                 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compute::engine::{ComputeState, Usage};
-use jiff::Timestamp;
+use compute::engine::Usage;
+use compute::limits::Means;
 
 use super::branches::{branch_name, live_branch};
-use super::{Control, key_of};
-use crate::db::{branches, endpoints, projects};
+use super::{ComputeLine, Control, key_of};
+use crate::admission::Room;
+use crate::db::branches;
 use crate::error::Error;
-use crate::model::{Address, Principal, State};
+use crate::model::{Principal, State};
 
 /// The daemon at a glance.
 #[derive(Debug, Clone)]
@@ -32,23 +33,12 @@ pub struct Status {
     pub projects: usize,
     /// Every branch with its compute.
     pub computes: Vec<ComputeLine>,
+    /// Room on the host.
+    pub room: Room,
+    /// What holds computes to their size.
+    pub sizes: Means,
     /// What people should know, e.g. that the usual port was taken.
     pub warnings: Vec<String>,
-}
-
-/// One branch in the status.
-#[derive(Debug, Clone)]
-pub struct ComputeLine {
-    /// Identifier of the project.
-    pub project: String,
-    /// Identifier of the branch.
-    pub branch: String,
-    /// Process id of the postmaster, while it runs.
-    pub pid: Option<i32>,
-    /// Where clients connect.
-    pub address: Option<Address>,
-    /// When somebody last connected, since the daemon started.
-    pub last_active: Option<Timestamp>,
 }
 
 /// Space of a branch.
@@ -94,32 +84,7 @@ impl Control {
     /// The database or the engine failed.
     pub async fn status(self: &Arc<Self>) -> Result<Status, Error> {
         self.blocking(|control| {
-            let rows = control.db.read(|c| {
-                let mut rows = Vec::new();
-                let all = projects::list(c, false)?;
-                for project in &all {
-                    for branch in branches::list(c, &project.uid, false)? {
-                        let address = endpoints::list(c, &branch.uid)?
-                            .into_iter()
-                            .find_map(|endpoint| endpoint.address);
-                        rows.push((project.id.clone(), branch, address));
-                    }
-                }
-                Ok((all.len(), rows))
-            })?;
-            let (projects, rows) = rows;
-            let mut computes = Vec::new();
-            for (project, branch, address) in rows {
-                if branch.state != State::Ready {
-                    continue;
-                }
-                let pid = match control.engine.state(&key_of(&branch.uid)?)? {
-                    ComputeState::Running { pid } => Some(pid),
-                    ComputeState::Stopped | ComputeState::Orphans { .. } => None,
-                };
-                let last_active = control.computes.last_active(&branch.uid);
-                computes.push(ComputeLine { project, branch: branch.id, pid, address, last_active });
-            }
+            let (projects, computes) = control.picture()?;
             Ok(Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
@@ -130,6 +95,8 @@ impl Control {
                 projects,
                 warnings: control.warnings(&computes),
                 computes,
+                room: control.room(),
+                sizes: control.engine.means(),
             })
         })
         .await

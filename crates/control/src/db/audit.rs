@@ -1,6 +1,7 @@
 //! The audit log: append-only, also by a trigger in the database.
 
-use rusqlite::{Connection, Row, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, named_params, params};
 
 use super::{bad_value, from_micros, to_micros};
 use crate::error::Error;
@@ -28,16 +29,39 @@ pub fn append(connection: &Connection, entry: &AuditEntry) -> Result<(), Error> 
     Ok(())
 }
 
-/// The last `limit` lines, newest first.
+/// Which lines of the log are wanted; what is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Not earlier than this.
+    pub since: Option<Timestamp>,
+    /// By this principal.
+    pub principal: Option<String>,
+    /// This action, or all that begin with it and a dot: `branch` finds `branch.create`.
+    pub action: Option<String>,
+}
+
+/// The last `limit` lines that fit, newest first.
 ///
 /// # Errors
 /// The database failed.
-pub fn latest(connection: &Connection, limit: u32) -> Result<Vec<AuditEntry>, Error> {
+pub fn latest(connection: &Connection, filter: &Filter, limit: u32) -> Result<Vec<AuditEntry>, Error> {
     let mut statement = connection.prepare_cached(
         "SELECT time, principal, principal_kind, action, target, result, detail FROM audit \
-         ORDER BY seq DESC LIMIT ?1",
+         WHERE (:since IS NULL OR time >= :since) AND (:principal IS NULL OR principal = :principal) \
+         AND (:action IS NULL OR action = :action OR substr(action, 1, length(:action) + 1) = :action || '.') \
+         ORDER BY seq DESC LIMIT :limit",
     )?;
-    let rows = statement.query_map([limit], read)?.collect::<Result<_, _>>()?;
+    let rows = statement
+        .query_map(
+            named_params! {
+                ":since": filter.since.map(to_micros),
+                ":principal": filter.principal,
+                ":action": filter.action,
+                ":limit": limit,
+            },
+            read,
+        )?
+        .collect::<Result<_, _>>()?;
     Ok(rows)
 }
 

@@ -61,6 +61,15 @@ pub fn list(connection: &Connection, branch: &str) -> Result<Vec<Endpoint>, Erro
     select(connection, "branch = ?1", &[&branch])
 }
 
+/// The endpoint of a branch that reads and writes; every branch has one from the beginning.
+///
+/// # Errors
+/// The branch is gone, or the database failed.
+pub fn read_write(connection: &Connection, branch: &str) -> Result<Endpoint, Error> {
+    let first = list(connection, branch)?.into_iter().next();
+    first.ok_or_else(|| Error::Internal(format!("branch {branch} has no endpoint")))
+}
+
 /// The endpoint of the branch with this identifier.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod branches;
 pub mod catalog;
+pub mod computes;
 pub mod endpoints;
 pub mod federation;
 pub mod grants;
@@ -24,8 +25,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::error::Error;
 
 /// Step N takes a database from version N to N + 1. Steps are never edited once released.
-const MIGRATIONS: &[&str] =
-    &[include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql"), include_str!("0004.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("0001.sql"),
+    include_str!("0002.sql"),
+    include_str!("0003.sql"),
+    include_str!("0004.sql"),
+    include_str!("0005.sql"),
+];
 
 /// The metadata database. One connection behind a lock: every transaction is short.
 pub struct Db {

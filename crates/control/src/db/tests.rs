@@ -262,7 +262,19 @@ fn the_audit_log_only_grows() {
         detail: String::new(),
     };
     db.write(|tx| audit::append(tx, &entry)).unwrap();
-    assert_eq!(db.read(|c| audit::latest(c, 10)).unwrap(), [entry]);
+    let find = |filter: audit::Filter| db.read(|c| audit::latest(c, &filter, 10)).unwrap();
+    assert_eq!(find(audit::Filter::default()), std::slice::from_ref(&entry));
+    let action = |text: &str| audit::Filter { action: Some(text.to_owned()), ..audit::Filter::default() };
+    assert_eq!(find(action(&entry.action)), std::slice::from_ref(&entry));
+    assert_eq!(find(action(entry.action.split('.').next().unwrap())), std::slice::from_ref(&entry));
+    assert_eq!(find(action("bran")), []);
+    let principal =
+        |name: &str| audit::Filter { principal: Some(name.to_owned()), ..audit::Filter::default() };
+    assert_eq!(find(principal(&entry.principal.name)), std::slice::from_ref(&entry));
+    assert_eq!(find(principal("nobody")), []);
+    let since = |time| audit::Filter { since: Some(time), ..audit::Filter::default() };
+    assert_eq!(find(since(entry.time)), std::slice::from_ref(&entry));
+    assert_eq!(find(since(entry.time + SignedDuration::from_secs(1))), []);
     for sql in ["DELETE FROM audit", "UPDATE audit SET principal = 'x'"] {
         assert!(db.write(|tx| Ok(tx.execute(sql, [])?)).is_err(), "{sql}");
     }

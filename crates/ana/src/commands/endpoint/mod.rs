@@ -2,7 +2,9 @@
 
 mod list;
 mod show;
+mod suspend;
 mod update;
+mod wake;
 
 use client::Endpoint;
 
@@ -16,6 +18,18 @@ pub enum Command {
     List(list::Args),
     Show(show::Args),
     Update(update::Args),
+    Suspend(suspend::Args),
+    Wake(wake::Args),
+}
+
+/// An endpoint of a branch.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Branch
+    branch: String,
+    /// Endpoint of the branch
+    #[arg(long, default_value = "primary", value_name = "ENDPOINT")]
+    endpoint: String,
 }
 
 pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -23,6 +37,8 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::List(args) => list::run(global, args).await,
         Command::Show(args) => show::run(global, args).await,
         Command::Update(args) => update::run(global, args).await,
+        Command::Suspend(args) => suspend::run(global, args).await,
+        Command::Wake(args) => wake::run(global, args).await,
     }
 }
 

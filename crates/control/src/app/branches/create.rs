@@ -207,8 +207,16 @@ impl Control {
     }
 
     async fn cut(self: &Arc<Self>, parent: &str, branch: &str) -> Result<CutInfo, Error> {
-        let (parent, child) = (key_of(parent)?, key_of(branch)?);
-        self.blocking(move |control| Ok(control.engine.create_child(&parent, &child)?)).await
+        let (key, child, uid) = (key_of(parent)?, key_of(branch)?, parent.to_owned());
+        let cut = self
+            .blocking(move |control| {
+                control.size_before_cut(&uid)?;
+                Ok(control.engine.create_child(&key, &child)?)
+            })
+            .await;
+        let (control, parent) = (Arc::clone(self), parent.to_owned());
+        tokio::spawn(async move { control.rest_after_cut(&parent).await });
+        cut
     }
 
     async fn write_keys(self: &Arc<Self>, branch: &str, candidates: Vec<Secrets>) -> Result<(), Error> {
@@ -260,6 +268,8 @@ impl Control {
         self.engine.delete(&key_of(uid)?)?;
         reached(Moment::DataRemoved);
         self.catalogs.forget(uid);
+        self.note_asleep(uid);
+        self.computes.forget(uid);
         self.keys.remove(uid)?;
         reached(Moment::KeysRemoved);
         Ok(())

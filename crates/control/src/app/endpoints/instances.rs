@@ -34,7 +34,7 @@ impl Control {
         self.blocking(move |control| {
             let started = match endpoint.state {
                 ComputeStatus::Active => control.engine.started(&key_of(&endpoint.endpoint.branch)?)?,
-                ComputeStatus::Idle | ComputeStatus::Degraded => None,
+                ComputeStatus::Idle | ComputeStatus::Init | ComputeStatus::Degraded => None,
             };
             let start_time = started.and_then(|second| Timestamp::from_second(second).ok());
             let uid = &endpoint.endpoint.uid;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use compute::user_settings;
 
 use crate::app::{Change, Control};
-use crate::db::endpoints;
 use crate::error::Error;
 use crate::model::ComputeSettings;
 
@@ -91,12 +90,6 @@ impl Control {
             user_settings::Error::Wrong(text) => Error::invalid(format!("Field 'pg_settings': {text}")),
             user_settings::Error::Io(source) => Error::io("cannot ask PostgreSQL about its settings", source),
         })
-    }
-
-    /// The PostgreSQL settings that a branch's compute is to be started with.
-    pub(crate) fn pg_settings_of(&self, branch: &str) -> Result<Vec<(String, String)>, Error> {
-        let rows = self.db.read(|c| endpoints::list(c, branch))?;
-        Ok(rows.into_iter().flat_map(|endpoint| endpoint.compute.pg_settings).collect())
     }
 }
 

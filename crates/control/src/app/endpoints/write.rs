@@ -64,7 +64,7 @@ impl Control {
         which: EndpointId,
         request: NewEndpoint,
     ) -> Result<Operation, Error> {
-        self.blocking(move |control| {
+        let written = self.blocking(move |control| {
             let outcome = control.check_pg_settings(&request.settings.compute.pg_settings).and_then(|()| {
                 control.db.write(|tx| {
                     let found = control.adoptable(tx, &which, &request)?;
@@ -75,8 +75,8 @@ impl Control {
                 })
             });
             control.note_refusal(&principal, "endpoint.create", &which.name(), outcome)
-        })
-        .await
+        });
+        self.followed(written.await?).await
     }
 
     fn adoptable(
@@ -113,7 +113,7 @@ impl Control {
         which: EndpointId,
         update: UpdateEndpoint,
     ) -> Result<Operation, Error> {
-        self.blocking(move |control| {
+        let written = self.blocking(move |control| {
             let outcome = control.check_pg_settings(&update.compute.pg_settings).and_then(|()| {
                 control.db.write(|tx| {
                     let (project, branch) = live_branch(tx, &which.project, &which.branch)?;
@@ -126,8 +126,17 @@ impl Control {
                 })
             });
             control.note_refusal(&principal, "endpoint.update", &which.name(), outcome)
-        })
-        .await
+        });
+        self.followed(written.await?).await
+    }
+
+    /// Lets the compute follow what was written of its endpoint. In a task of its own: a caller that
+    /// hangs up must not leave a shutdown half-way.
+    async fn followed(self: &Arc<Self>, operation: Operation) -> Result<Operation, Error> {
+        let (control, uid) = (Arc::clone(self), operation.target.clone());
+        let work = tokio::spawn(async move { control.follow_endpoint(&uid).await });
+        Control::wait_patiently(work).await;
+        Ok(operation)
     }
 
     fn write_endpoint(

@@ -1,0 +1,143 @@
+//! Many branches on a small host: computes take turns, and every client gets its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use compute::engine::ComputeState;
+use control::Hosting;
+
+use crate::world::World;
+
+const FOREVER: &str = r#"{"spec":{"no_expiry":true}}"#;
+
+/// As one compute of the default size is reckoned before it was measured.
+const COMPUTE: u64 = 160 << 20;
+
+fn room_for(computes: u64) -> Hosting {
+    Hosting { memory: Some(computes * COMPUTE), ..Hosting::default() }
+}
+
+fn awake(world: &World) -> usize {
+    let running = |key: &_| !matches!(world.engine.state(key).unwrap(), ComputeState::Stopped);
+    world.engine.keys().unwrap().iter().filter(|key| running(key)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_branches_for_sixty_clients_with_room_for_four() {
+    const BRANCHES: usize = 60;
+    let world = Arc::new(World::hosted(room_for(4)).await.shop().await);
+    let mut configs = Vec::new();
+    for number in 0..BRANCHES {
+        world.branch(&format!("b{number}"), FOREVER).await;
+        configs.push(world.config(&format!("b{number}")).await);
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let (world, done) = (Arc::clone(&world), Arc::clone(&done));
+        tokio::task::spawn_blocking(move || {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(awake(&world));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            most
+        })
+    };
+    let clients: Vec<_> = configs
+        .into_iter()
+        .enumerate()
+        .map(|(number, config)| {
+            tokio::spawn(async move {
+                let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+                let connection = tokio::spawn(connection);
+                let text = format!("CREATE TABLE mine AS SELECT {number} AS a");
+                client.batch_execute(&text).await.unwrap();
+                let row = client.query_one("SELECT a FROM mine", &[]).await.unwrap();
+                assert_eq!(row.get::<_, i32>(0), number as i32);
+                drop(client);
+                connection.await.unwrap().unwrap();
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    let most = watcher.await.unwrap();
+    assert!((2..=4).contains(&most), "{most} computes were awake at once");
+    assert!(world.control.room().used <= world.control.room().memory);
+    assert_eq!(world.control.room().waiting, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_host_says_so_after_a_while_and_goes_on() {
+    let hosting = Hosting { patience: Duration::from_millis(300), ..room_for(1) };
+    let world = World::hosted(hosting).await.shop().await;
+    let busy = world.connect("production").await;
+    busy.batch_execute("BEGIN").await.unwrap();
+    world.branch("dev", FOREVER).await;
+    let error = world.try_connect("dev").await.err().unwrap();
+    let db = error.as_db_error().unwrap();
+    assert_eq!((db.severity(), db.code().code()), ("FATAL", "57P03"));
+    assert!(
+        db.message().starts_with("branch \"dev\" cannot be reached: this host has no room"),
+        "{}",
+        db.message()
+    );
+    assert!(db.hint().unwrap().contains("--memory"));
+    let wake = "/api/anabranch/v1/projects/shop/branches/dev/endpoints/primary/wake";
+    let answer = world.post(wake, "").await;
+    assert_eq!((answer.status, answer.body["error_code"].as_str()), (503, Some("TEMPORARILY_UNAVAILABLE")));
+    assert_eq!(
+        busy.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0),
+        1,
+        "the busy one was left alone"
+    );
+    busy.batch_execute("COMMIT").await.unwrap();
+    drop(busy);
+    // Its connection may take a moment to end, and this host is impatient.
+    while world.try_connect("dev").await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(awake(&world), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_do_nothing_make_room_after_the_grace_time() {
+    let world = World::hosted(room_for(1)).await.shop().await;
+    let idle = world.connect("production").await;
+    idle.simple_query("SELECT 1").await.unwrap();
+    world.branch("dev", FOREVER).await;
+    let config = world.config("dev").await;
+    let waiting = tokio::spawn(async move {
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.unwrap();
+    });
+    while world.control.room().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    idle.simple_query("SELECT 1").await.unwrap();
+    world.clock.pass(Duration::from_secs(11));
+    waiting.await.unwrap();
+    assert!(idle.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_branch_that_is_deleted_is_told() {
+    let world = World::hosted(room_for(1)).await.shop().await;
+    let busy = world.connect("production").await;
+    busy.batch_execute("BEGIN").await.unwrap();
+    world.branch("dev", FOREVER).await;
+    let config = world.config("dev").await;
+    let waiting = tokio::spawn(async move { config.connect(tokio_postgres::NoTls).await.err().unwrap() });
+    while world.control.room().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.delete("/projects/shop/branches/dev?purge=true").await.response();
+    let error = waiting.await.unwrap();
+    assert!(error.as_db_error().unwrap().message().contains("is deleted"), "{error:?}");
+    assert_eq!(world.control.room().waiting, 0);
+}
