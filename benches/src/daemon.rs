@@ -119,16 +119,6 @@ impl Daemon {
         Ok(self.home.join("branches").join(branch.uid).join("pgdata"))
     }
 
-    /// A token that the endpoint of a branch takes in place of a password, for an hour.
-    fn credential(&self, project: &str, branch: &str) -> Result<String> {
-        let endpoint = format!("projects/{project}/branches/{branch}/endpoints/{PRIMARY}");
-        let body = serde_json::json!({"endpoint": endpoint});
-        let call = self.client.raw(Method::POST, "/api/2.0/postgres/credentials", Some(body));
-        let answer = self.runtime.block_on(call)?;
-        let token = answer["token"].as_str();
-        token.map(str::to_owned).ok_or_else(|| Failure("a credential without a token".to_owned()))
-    }
-
     fn place(&self, name: &str) -> Result<(String, String)> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.get(name).cloned().ok_or_else(|| Failure(format!("there is no branch {name}")))
@@ -179,16 +169,13 @@ impl Site for Daemon {
 
     fn wake(&self, branch: &str) -> Result<Target> {
         let (project, branch) = self.place(branch)?;
-        let connection = self.runtime.block_on(self.client.connection(&project, &branch, true))?;
-        let password = match connection.password {
-            Some(password) => password,
-            None => self.credential(&project, &branch)?,
-        };
+        let connection = self.runtime.block_on(self.client.connection(&project, &branch))?;
+        let credential = self.runtime.block_on(self.client.database_credential(&connection.endpoint))?;
         Ok(Target {
             host: connection.host,
             port: connection.port,
             role: connection.role,
-            password,
+            password: credential.token,
             database: connection.database,
         })
     }

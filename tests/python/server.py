@@ -21,7 +21,7 @@ PATIENCE = 120
 class Server:
     """`ana serve` with an empty home. Call `stop` at the end; it leaves nothing behind."""
 
-    def __init__(self):
+    def __init__(self, *options):
         self.dir = tempfile.mkdtemp(prefix="ana-python-")
         # The daemon may run as another user than we do, and makes its home itself.
         os.chmod(self.dir, 0o755)
@@ -31,7 +31,7 @@ class Server:
         self.log = open(os.path.join(self.dir, "log"), "w+b")
         try:
             self.process = subprocess.Popen(
-                [self.program, "serve", "--owner", OWNER],
+                [self.program, "serve", "--owner", OWNER, *options],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,

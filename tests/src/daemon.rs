@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use compute::os;
 use compute::process::{self, PostmasterFile};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::manifest::Manifest;
 use store::moment;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
+use tokio_postgres::config::SslMode;
 
 use crate::lab::{connect_with, ground, place, server};
 
@@ -222,7 +223,9 @@ impl Home {
         let keys = all.iter().map(|uid| format!("{uid}.json")).collect();
         let mut kept = names(&self.data().join("keys"));
         // The daemon's own, whatever branches there are.
-        kept.remove("signing");
+        for name in ["signing", "ca.key", "ca.pem"] {
+            kept.remove(name);
+        }
         assert_eq!(kept, keys, "keys");
         let mut sockets = names(&self.run_directory().unwrap());
         sockets.remove("api.sock");
@@ -384,14 +387,19 @@ impl Daemon {
 
     /// A session on a branch as its owner, the way any client comes.
     pub async fn connect(&self, id: &str) -> Client {
-        let path = format!("/api/anabranch/v1/projects/{PROJECT}/branches/{id}/connection?password=true");
-        let answer = self.call("GET", &path, "");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let text = |name: &str| answer.body[name].as_str().unwrap();
+        let path = format!("/api/anabranch/v1/projects/{PROJECT}/branches/{id}/connection");
+        let place = self.call("GET", &path, "");
+        assert_eq!(place.status, 200, "{place:?}");
+        let text = |name: &str| place.body[name].as_str().unwrap();
+        let body = json!({"endpoint": text("endpoint")}).to_string();
+        let credential = self.call("POST", "/credentials", &body);
+        assert_eq!(credential.status, 200, "{credential:?}");
         let mut config = tokio_postgres::Config::new();
-        config.host(text("host")).port(answer.body["port"].as_u64().unwrap().try_into().unwrap());
-        config.user(text("role")).password(text("password")).dbname(text("database"));
-        let (client, connection) = config.connect(NoTls).await.unwrap();
+        config.host(text("host")).port(place.body["port"].as_u64().unwrap().try_into().unwrap());
+        config.user(text("role")).password(credential.body["token"].as_str().unwrap());
+        config.dbname(text("database")).ssl_mode(SslMode::Require);
+        let tls = client::tls::connector(Some(Path::new(text("ca_file")))).unwrap();
+        let (client, connection) = config.connect(tls).await.unwrap();
         tokio::spawn(connection);
         client
     }

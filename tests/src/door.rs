@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use compute::engine::ComputeState;
+use control::model::{IdentityType, Principal, PrincipalKind};
 use proxy::{
     Certificates, ConnectError, Gatekeeper, Patience, Proxy, RoleLogin, Route, Secret, Selector,
     TokenIdentity, Trouble,
@@ -37,6 +38,7 @@ pub struct Gate {
     /// Calls that were made, for those that must not be.
     pub connects: AtomicUsize,
     pub repairs: AtomicUsize,
+    pub made: AtomicUsize,
     pub max_connections: AtomicUsize,
     /// What `connect` answers, where it is not to connect.
     pub refusal: Mutex<Option<ConnectError>>,
@@ -68,7 +70,6 @@ impl Gatekeeper for Gate {
             endpoint: format!("ep-{branch}"),
             name: format!("shop/{branch}"),
             branch,
-            project: "shop".to_owned(),
             max_connections: self.max_connections.load(Ordering::SeqCst),
             native_login: *self.native_login.lock().unwrap(),
         }))
@@ -79,7 +80,7 @@ impl Gatekeeper for Gate {
     }
 
     async fn may_use(&self, identity: &TokenIdentity, _route: &Route) -> Result<bool, Trouble> {
-        Ok(identity.principal == ANA)
+        Ok(identity.principal.name == ANA || identity.endpoint.is_some())
     }
 
     async fn known_login(&self, _route: &Route, role: &str) -> Result<Option<RoleLogin>, Trouble> {
@@ -88,6 +89,11 @@ impl Gatekeeper for Gate {
 
     async fn role_login(&self, _route: &Route, role: &str) -> Result<RoleLogin, Trouble> {
         Ok(self.roles.lock().unwrap().get(role).cloned().unwrap_or(RoleLogin::Unknown))
+    }
+
+    async fn make_role(&self, _route: &Route, _identity: &TokenIdentity) -> Result<RoleLogin, Trouble> {
+        self.made.fetch_add(1, Ordering::SeqCst);
+        Ok(RoleLogin::Unknown)
     }
 
     async fn connect(&self, route: &Route) -> Result<(UnixStream, Guard), ConnectError> {
@@ -107,7 +113,7 @@ impl Gatekeeper for Gate {
     }
 
     async fn backend_password(&self, route: &Route, role: &str) -> Result<Secret, Trouble> {
-        Ok(Secret(backend_password(&route.branch, role)))
+        Ok(Secret::new(backend_password(&route.branch, role)))
     }
 
     async fn repair_password(&self, route: &Route, role: &str) -> Result<(), Trouble> {
@@ -117,6 +123,10 @@ impl Gatekeeper for Gate {
         run(&client, &format!("ALTER ROLE \"{role}\" PASSWORD '{password}'")).await;
         Ok(())
     }
+}
+
+fn identity(name: &str) -> RoleLogin {
+    RoleLogin::Identity { name: name.to_owned(), kind: IdentityType::User }
 }
 
 /// The same on all branches, since children inherit it here.
@@ -163,10 +173,10 @@ impl Door {
         )
         .await;
         let roles = [
-            (ANA, RoleLogin::Identity { name: ANA.to_owned() }),
+            (ANA, identity(ANA)),
             (APP, RoleLogin::Password),
             ("idle", RoleLogin::NoLogin),
-            ("ghost@example.org", RoleLogin::Identity { name: "ghost@example.org".to_owned() }),
+            ("ghost@example.org", identity("ghost@example.org")),
         ];
         let gate = Gate {
             lab: Arc::clone(&lab),
@@ -174,6 +184,7 @@ impl Door {
             roles: Mutex::new(roles.into_iter().map(|(name, login)| (name.to_owned(), login)).collect()),
             connects: AtomicUsize::new(0),
             repairs: AtomicUsize::new(0),
+            made: AtomicUsize::new(0),
             max_connections: AtomicUsize::new(1000),
             refusal: Mutex::default(),
             native_login: Mutex::new(false),
@@ -205,12 +216,13 @@ impl Door {
 
     /// A token that speaks for `principal`, on one endpoint or all.
     pub fn token(&self, token: &str, principal: &str, endpoint: Option<&str>) {
-        let identity = TokenIdentity {
-            principal: principal.to_owned(),
+        let who = TokenIdentity {
+            principal: Principal { name: principal.to_owned(), kind: PrincipalKind::Human },
             group: None,
             endpoint: endpoint.map(str::to_owned),
+            token_id: token.to_owned(),
         };
-        self.gate().tokens.lock().unwrap().insert(token.to_owned(), identity);
+        self.gate().tokens.lock().unwrap().insert(token.to_owned(), who);
     }
 
     /// How Ana reaches `main` by its own address, with a token for it.

@@ -37,6 +37,9 @@ pub struct Options {
     /// Port of PostgreSQL on each branch's own loopback address; 0 takes any
     #[arg(long, default_value_t = 5432, env = "ANABRANCH_PG_PORT", value_name = "PORT")]
     pub pg_port: u16,
+    /// Address for connections that name their endpoint otherwise, e.g. by ENDPOINT.DOMAIN
+    #[arg(long, default_value = "127.0.0.1", env = "ANABRANCH_PG_LISTEN", value_name = "ADDRESS")]
+    pub pg_listen: IpAddr,
     /// Directory of the PostgreSQL programs to use
     #[arg(long, env = "ANABRANCH_PG_BIN", value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
@@ -46,6 +49,16 @@ pub struct Options {
     /// E-mail address of the owner, at the first start [default: that of git]
     #[arg(long, value_name = "EMAIL")]
     pub owner: Option<String>,
+    /// Endpoints are called ENDPOINT.DOMAIN; a wildcard record of DNS leads from there to --pg-listen
+    #[arg(long, env = "ANABRANCH_DOMAIN", value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Certificate, with its chain, shown to clients of PostgreSQL [default: signed by an authority of
+    /// the home's own]
+    #[arg(long, env = "ANABRANCH_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate
+    #[arg(long, env = "ANABRANCH_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Keep the data of deleted branches this long [default: 24h; 1h where they lived a day or less]
     #[arg(long, env = "ANABRANCH_DELETE_GRACE", value_name = "DURATION", value_parser = parse_grace)]
     pub delete_grace: Option<u64>,
@@ -57,12 +70,16 @@ impl Options {
         let mut arguments =
             vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
         arguments.push(format!("--http-listen={}", self.http_listen));
+        arguments.push(format!("--pg-listen={}", self.pg_listen));
         let given = [
             ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
             ("--run-as", self.run_as.clone()),
             ("--owner", self.owner.clone()),
             ("--http-tls-cert", absolute(self.http_tls_cert.as_deref())),
             ("--http-tls-key", absolute(self.http_tls_key.as_deref())),
+            ("--domain", self.domain.clone()),
+            ("--tls-cert", absolute(self.tls_cert.as_deref())),
+            ("--tls-key", absolute(self.tls_key.as_deref())),
             ("--delete-grace", self.delete_grace.map(|seconds| format!("{seconds}s"))),
         ];
         arguments.extend(self.http_url.iter().map(|url| format!("--http-url={url}")));

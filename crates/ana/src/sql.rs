@@ -1,9 +1,10 @@
 //! A small SQL client, for machines without psql.
 
 use std::io::{BufRead, IsTerminal};
+use std::path::Path;
 
 use client::Connection;
-use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::connection;
 use crate::failure::{Exit, Failure};
@@ -11,7 +12,9 @@ use crate::output;
 
 /// Connects; the session ends when the client is dropped.
 pub async fn connect(connection: &Connection) -> Result<tokio_postgres::Client, Failure> {
-    let (client, session) = connection::config(connection).connect(NoTls).await?;
+    let tls = client::tls::connector(connection.ca_file.as_deref().map(Path::new))
+        .map_err(|error| Failure::new(Exit::Outside, error.to_string()))?;
+    let (client, session) = connection::config(connection).connect(tls).await?;
     tokio::spawn(session);
     Ok(client)
 }

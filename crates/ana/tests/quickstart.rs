@@ -15,6 +15,15 @@ fn shows_everything(desk: &Desk) {
     assert!(first.contains("postgresql://"), "{first}");
     let url = desk.succeed(&["url", "dev", "--project", "shop"]);
     assert!(url.starts_with("postgresql://"), "{url}");
+    assert!(url.contains("sslmode=verify-full&sslrootcert=/"), "{url}");
+    let who = ["psql", "dev", "--project", "shop", "--", "-c", "SELECT session_user, 'as ' || current_user"];
+    let seen = desk.succeed(&who);
+    assert!(seen.contains("as ") && !seen.contains("as anabranch"), "{seen}");
+    let superuser = [&who[..4], &["--superuser"], &who[4..]].concat();
+    let seen = desk.succeed(&superuser);
+    assert!(seen.contains("as anabranch"), "{seen}");
+    let certificate = desk.succeed(&["ca"]);
+    assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{certificate}");
     let rows = desk.succeed(&["branch", "list", "--project", "shop", "--json"]);
     assert!(rows.contains("\"dev\"") && rows.contains("\"production\""), "{rows}");
     let again = desk.succeed(&["quickstart"]);

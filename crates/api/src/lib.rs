@@ -20,6 +20,6 @@ mod throttle;
 mod wire;
 
 pub use listen::Tls;
-pub use local::{Local, serve_local};
+pub use local::{AuthorityInfo, FrontInfo, Local, serve_local};
 pub use public::{Public, PublicUrl, bind_public, serve_public};
 pub use rules::{RouteRule, route_rules};

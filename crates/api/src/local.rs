@@ -39,9 +39,33 @@ pub struct Local {
     pub owner_uid: u32,
     /// Where the TCP part listens, to be shown in the status.
     pub http: Option<std::net::SocketAddr>,
+    /// The front door for clients of PostgreSQL.
+    pub front: FrontInfo,
     /// Told when somebody asks for the shutdown; the value is whether computes are kept.
     pub shutdown: watch::Sender<Option<bool>>,
 }
+
+/// What clients of PostgreSQL need to know of the front door.
+#[derive(Debug, Clone, Default)]
+pub struct FrontInfo {
+    /// The home's own certificate authority; none where a certificate was given.
+    pub authority: Option<AuthorityInfo>,
+    /// Where the listener that stands for no endpoint in particular is.
+    pub shared: Option<std::net::SocketAddr>,
+}
+
+/// The home's own certificate authority.
+#[derive(Debug, Clone)]
+pub struct AuthorityInfo {
+    /// Its certificate, as PEM.
+    pub certificate: String,
+    /// Where that lies.
+    pub file: std::path::PathBuf,
+}
+
+/// Marks requests that came over the unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AtThisHost;
 
 /// User id of the other end of a connection, as the kernel says.
 #[derive(Clone, Copy)]
@@ -124,6 +148,7 @@ async fn admit(
         Ok(caller) => {
             request.extensions_mut().insert(caller.principal.clone());
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(AtThisHost);
             next.run(request).await
         }
         Err(error) => ApiError::from(error).into_response(),

@@ -106,7 +106,7 @@ pub(crate) fn endpoint(view: &EndpointView) -> Value {
         ("current_state", Some(json!(state))),
         ("disabled", Some(json!(endpoint.disabled))),
         ("last_active_time", view.last_active.map(time)),
-        ("hosts", endpoint.address.map(|address| json!({"host": address.host.to_string()}))),
+        ("hosts", view.place.as_ref().map(|place| json!({"host": place.host}))),
         ("autoscaling_limit_min_cu", Some(number(compute.min_cu))),
         ("autoscaling_limit_max_cu", Some(number(compute.max_cu))),
         ("suspend_timeout_duration", suspension(compute)),
@@ -121,7 +121,7 @@ pub(crate) fn endpoint(view: &EndpointView) -> Value {
         ("create_time", Some(time(endpoint.create_time))),
         ("update_time", Some(time(endpoint.update_time))),
         ("status", Some(status)),
-        ("anabranch", endpoint.address.map(|address| json!({"port": address.port}))),
+        ("anabranch", view.place.as_ref().map(|place| json!({"port": place.port}))),
     ])
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn compute_instance(view: &ComputeInstanceView) -> Value {
     object([
         ("name", Some(json!(format!("{parent}/endpoints/{}/compute-instances/{}", endpoint.id, view.id)))),
         ("compute_instance_id", Some(json!(view.id))),
-        ("compute_host", endpoint.address.map(|address| json!(address.host.to_string()))),
+        ("compute_host", view.endpoint.place.as_ref().map(|place| json!(place.host))),
         ("current_state", Some(json!(state))),
         ("role", Some(json!("READ_WRITE"))),
         ("start_time", view.start_time.map(time)),

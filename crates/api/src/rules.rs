@@ -17,7 +17,7 @@ pub(crate) enum Rule {
     OnOperation,
 }
 
-use Action::{Administer, ChangeSelf, Connect, CreateProject, Know, Manage, Observe, Own, Use, View};
+use Action::{Administer, ChangeSelf, Connect, CreateProject, Know, Manage, Observe, Use, View};
 use Rule::{Of, OnOperation, OnProject, Open};
 
 macro_rules! pg {
@@ -142,8 +142,7 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("POST", own!("/shutdown"), Of(Administer)),
     ("GET", own!("/audit"), Of(Observe)),
     ("GET", own!("/projects/{project}/branches/{branch}/usage"), OnProject(View)),
-    // Can hand out the owner's password.
-    ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Own)),
+    ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Connect)),
     ("POST", own!("/projects/{project}/branches/{branch}/wake"), OnProject(Connect)),
     ("GET", own!("/openapi.json"), Of(Know)),
     ("GET", own!("/ca"), Of(Know)),

@@ -20,9 +20,9 @@ pub use error::Error;
 pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
 pub use remote::{Remote, RemoteError};
 pub use resources::{
-    AuditEntry, AuditLog, Branch, BranchStatus, Compute, Connection, Endpoint, EndpointSettings,
-    EndpointStatus, Hosts, Operation, OperationError, OwnBranch, OwnEndpoint, Postgres, Project,
-    ProjectStatus, Status, Tag, Usage, Wake,
+    AuditEntry, AuditLog, Authority, Branch, BranchStatus, Compute, Connection, DatabaseCredential, Endpoint,
+    EndpointSettings, EndpointStatus, Hosts, Operation, OperationError, OwnBranch, OwnEndpoint, Postgres,
+    Project, ProjectStatus, Status, Superuser, Tag, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -308,12 +308,36 @@ impl Client {
         self.get(&format!("{}/usage", branch_path(OWN, project, branch))).await
     }
 
-    /// How to connect to a branch; with the password only where asked for.
+    /// How to connect to a branch, but for the password: [`Client::database_credential`] gives one.
     ///
     /// # Errors
     /// There is no such branch, or as for every call.
-    pub async fn connection(&self, project: &str, branch: &str, password: bool) -> Result<Connection, Error> {
-        self.get(&format!("{}/connection?password={password}", branch_path(OWN, project, branch))).await
+    pub async fn connection(&self, project: &str, branch: &str) -> Result<Connection, Error> {
+        self.get(&format!("{}/connection", branch_path(OWN, project, branch))).await
+    }
+
+    /// A token to log in to an endpoint with, by its resource name. Good for an hour.
+    ///
+    /// # Errors
+    /// There is no such endpoint, or as for every call.
+    pub async fn database_credential(&self, endpoint: &str) -> Result<DatabaseCredential, Error> {
+        self.call(Method::POST, &format!("{PG}/credentials"), Some(json!({"endpoint": endpoint}))).await
+    }
+
+    /// The home's own certificate authority.
+    ///
+    /// # Errors
+    /// It has none, since the servers show a certificate from elsewhere; or as for every call.
+    pub async fn authority(&self) -> Result<Authority, Error> {
+        self.get(&format!("{OWN}/ca")).await
+    }
+
+    /// The superuser of a branch, which is woken for it.
+    ///
+    /// # Errors
+    /// Only the owner gets it, on the daemon's own host; or as for every call.
+    pub async fn superuser(&self, project: &str, branch: &str) -> Result<Superuser, Error> {
+        self.call(Method::POST, &format!("{}/superuser", branch_path(OWN, project, branch)), None).await
     }
 
     /// Waits until a branch answers a query.

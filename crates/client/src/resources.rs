@@ -244,6 +244,8 @@ pub struct Status {
     pub postgres: Postgres,
     /// Address of the HTTP API.
     pub http: Option<String>,
+    /// Address for clients of PostgreSQL that name their endpoint otherwise.
+    pub postgres_address: Option<String>,
     /// Number of projects.
     pub projects: usize,
     /// Every branch with its compute.
@@ -305,9 +307,50 @@ pub struct Connection {
     pub role: String,
     /// Database to use.
     pub database: String,
-    /// Password of the role, where it was asked for.
+    /// What to log in with, once somebody has asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// Resource name of the endpoint.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    /// File with the certificate of the authority that signs the server's; none where the server has
+    /// a certificate from elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+}
+
+/// What a database token is, and until when. Has no `Debug`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatabaseCredential {
+    /// The token, to be used as a password.
+    pub token: String,
+    /// When it ends (RFC 3339).
+    pub expire_time: String,
+}
+
+/// The certificate authority of the home.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Authority {
+    /// Its certificate, as PEM.
+    pub certificate: String,
+    /// Where that lies on the daemon's host.
+    pub file: String,
+}
+
+/// The superuser of a branch. Has no `Debug`: it holds a password.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Superuser {
+    /// Directory of the server's socket.
+    pub socket_dir: String,
+    /// The role.
+    pub role: String,
+    /// A database that is always there.
+    pub database: String,
+    /// The role's password.
+    pub password: String,
 }
 
 /// How long it took until a branch answered.

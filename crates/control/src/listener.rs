@@ -1,4 +1,4 @@
-//! The address of each endpoint: a listener that starts the compute and passes bytes.
+//! The address of each endpoint: a listener that hands what comes to the front.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::app::Control;
@@ -15,7 +15,6 @@ use crate::db::{branches, endpoints};
 use crate::error::Error;
 use crate::model::{Address, Endpoint, State};
 use crate::names::short_hash;
-use crate::startup;
 
 /// Endpoints get addresses out of 127.64.0.0/10, each its own, so that all can have the usual port.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
@@ -25,9 +24,6 @@ const ADDRESS_BITS: u32 = 22;
 /// somebody listens on every address.
 const ADDRESSES_PER_PORT: usize = 64;
 const PORTS: u16 = 64;
-
-/// Bytes passed at once in each direction.
-const BUFFER: usize = 16 * 1024;
 
 /// Open listeners by endpoint.
 #[derive(Default)]
@@ -100,7 +96,7 @@ impl Control {
             // Lost with the power, it would only mean another address.
             self.blocking(move |control| control.db.write_soon(|tx| endpoints::update(tx, &row))).await?;
         }
-        let task = tokio::spawn(accept(Arc::clone(self), listener, endpoint.branch.clone()));
+        let task = tokio::spawn(accept(Arc::clone(self), listener, endpoint.uid.clone()));
         let listening = Listening { address, task };
         if let Some(earlier) = self.listeners.lock().insert(endpoint.uid, listening) {
             earlier.task.abort();
@@ -166,47 +162,21 @@ fn is_usable(place: &u32) -> bool {
     !matches!(place & 0xff, 0 | 0xff)
 }
 
-async fn accept(control: Arc<Control>, listener: TcpListener, branch: String) {
+async fn accept(control: Arc<Control>, listener: TcpListener, endpoint: String) {
     loop {
         match listener.accept().await {
+            // Without a front the daemon is only beginning, or never lets anybody in.
             Ok((client, _)) => {
-                tokio::spawn(serve(Arc::clone(&control), client, branch.clone()));
+                if let Some(front) = control.front.get() {
+                    tokio::spawn(front.serve(client, endpoint.clone()));
+                }
             }
             Err(error) => {
                 // Usually out of descriptors: some will be given back soon.
-                tracing::warn!(%error, branch, "cannot accept a connection");
+                tracing::warn!(%error, endpoint, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    }
-}
-
-/// Passes bytes between a client and its branch's server until both sides are done.
-async fn serve(control: Arc<Control>, mut client: TcpStream, branch: String) {
-    if let Err(error) = client.set_nodelay(true) {
-        tracing::debug!(%error, "a client left at once");
-        return;
-    }
-    match control.connect(&branch).await {
-        Ok(mut server) => {
-            // Errors here are connections that broke: both ends notice by themselves.
-            let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
-        }
-        Err(error) => {
-            tracing::warn!(%error, branch, "a connection was turned away");
-            let name = control.name_of(&branch).await.unwrap_or(branch);
-            let message = format!("branch \"{name}\" cannot be reached: {error}");
-            let hint = "the branch's log and `ana status` say more";
-            startup::refuse(&mut client, startup::CANNOT_CONNECT_NOW, &message, Some(hint)).await;
-        }
-    }
-}
-
-impl Control {
-    async fn name_of(self: &Arc<Self>, branch: &str) -> Option<String> {
-        let uid = branch.to_owned();
-        let row = self.blocking(move |control| control.db.read(|c| branches::by_uid(c, &uid))).await.ok()?;
-        row.map(|branch| branch.id)
     }
 }
 

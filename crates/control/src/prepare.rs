@@ -23,7 +23,7 @@ use crate::names::normalise;
 use crate::scram;
 
 /// Database that belongs to the bootstrap superuser, so that an owner cannot drop it.
-const ADMIN_DATABASE: &str = "postgres";
+pub(crate) const ADMIN_DATABASE: &str = "postgres";
 
 /// Group of roles that may do nearly everything; the vendor's name for it.
 pub(crate) const SUPERUSER_GROUP: &str = "databricks_superuser";

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use auth::Secret;
+pub use control::app::{RoleLogin, TokenIdentity};
 use tokio::net::UnixStream;
 
 use crate::route::Selector;
@@ -13,8 +15,6 @@ pub struct Route {
     pub endpoint: String,
     /// `uid` of its branch.
     pub branch: String,
-    /// `uid` of its project.
-    pub project: String,
     /// What people call the branch, for messages: `shop/dev`.
     pub name: String,
     /// Most sessions at once.
@@ -22,44 +22,6 @@ pub struct Route {
     /// Whether roles may log in with a password that PostgreSQL itself knows.
     pub native_login: bool,
 }
-
-/// Who a token speaks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenIdentity {
-    /// Name of the principal.
-    pub principal: String,
-    /// Group in whose name it logs in.
-    pub group: Option<String>,
-    /// `uid` of the one endpoint that it is for; none for a personal token.
-    pub endpoint: Option<String>,
-}
-
-impl TokenIdentity {
-    /// The role that it may log in as.
-    pub fn role(&self) -> &str {
-        self.group.as_deref().unwrap_or(&self.principal)
-    }
-}
-
-/// How a role logs in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RoleLogin {
-    /// With a token of the principal or group of this name.
-    Identity {
-        /// The name.
-        name: String,
-    },
-    /// With a password that PostgreSQL knows.
-    Password,
-    /// Not at all.
-    NoLogin,
-    /// There is no such role.
-    Unknown,
-}
-
-/// A password of the daemon's own. Has no `Debug`, so that it cannot slip into a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
 
 /// Something of ours failed. The text is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +53,7 @@ pub trait Gatekeeper: Send + Sync + 'static {
     fn check_token(&self, token: &str)
     -> impl Future<Output = Result<Option<TokenIdentity>, Trouble>> + Send;
 
-    /// Whether the holder of a token that is for no endpoint in particular may use this one.
+    /// Whether the holder of a token may connect to this endpoint now.
     fn may_use(
         &self,
         identity: &TokenIdentity,
@@ -110,6 +72,14 @@ pub trait Gatekeeper: Send + Sync + 'static {
         &self,
         route: &Route,
         role: &str,
+    ) -> impl Future<Output = Result<RoleLogin, Trouble>> + Send;
+
+    /// Makes the role of somebody with a token for the endpoint, where there is none of that name, and
+    /// says how one logs in as it. The compute is awake.
+    fn make_role(
+        &self,
+        route: &Route,
+        identity: &TokenIdentity,
     ) -> impl Future<Output = Result<RoleLogin, Trouble>> + Send;
 
     /// A connection to the branch's server, which is woken where it sleeps. Dropped when the client

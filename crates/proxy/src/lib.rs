@@ -4,8 +4,11 @@
 //! and from then on is bytes passed in both directions. What is understood of the protocol is its
 //! beginning and cancel requests, nothing else. `docs/proxy.md` has the rules.
 
+mod adapter;
 mod authority;
 mod cancel;
+#[cfg(test)]
+mod fuzz;
 mod gatekeeper;
 mod hello;
 mod limits;
@@ -26,7 +29,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-pub use gatekeeper::{ConnectError, Gatekeeper, RoleLogin, Route, Secret, TokenIdentity, Trouble};
+pub use adapter::Doorman;
+pub use auth::Secret;
+pub use gatekeeper::{ConnectError, Gatekeeper, RoleLogin, Route, TokenIdentity, Trouble};
 pub use limits::max_connections;
 pub use route::Selector;
 pub use tls::{Certificates, Error};

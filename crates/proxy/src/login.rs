@@ -4,6 +4,7 @@
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
+use auth::Secret;
 use bytes::BytesMut;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use postgres_protocol::message::frontend;
@@ -11,7 +12,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::cancel::{CancelKeys, Registered, Target};
-use crate::gatekeeper::Secret;
 use crate::startup::{CancelKey, Startup};
 use crate::wire::{self, SCRAM_SHA_256, ServerReader, authentication};
 
@@ -79,7 +79,7 @@ impl Welcome {
 /// The server refuses, or is not the one it should be.
 pub async fn log_in(server: UnixStream, startup: &Startup, secret: &Secret) -> Result<Welcome, LoginError> {
     let mut talk = begin(server, startup).await?;
-    let mut scram = ScramSha256::new(secret.0.as_bytes(), ChannelBinding::unsupported());
+    let mut scram = ScramSha256::new(secret.expose().as_bytes(), ChannelBinding::unsupported());
     let mut buffer = BytesMut::new();
     frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut buffer).map_err(in_server)?;
     talk.send(&buffer).await?;

@@ -146,8 +146,8 @@ fn tell(database: &Database, json: bool, line: String) -> Result<(), Failure> {
 }
 
 async fn usual_owner(branch: &Branch) -> Result<String, Failure> {
-    let connection = branch.client.connection(&branch.project, &branch.id, false).await;
-    Ok(connection.map_err(|error| about(error, &branch.project, &branch.id))?.role)
+    let project = branch.client.project(&branch.project).await;
+    Ok(project.map_err(|error| about(error, &branch.project, &branch.id))?.status.owner)
 }
 
 async fn all(branch: &Branch) -> Result<Vec<Database>, Failure> {

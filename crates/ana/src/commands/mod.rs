@@ -2,6 +2,7 @@
 
 mod auth;
 mod branch;
+mod ca;
 mod completions;
 mod compute_args;
 mod database;
@@ -64,6 +65,7 @@ enum Command {
     #[command(subcommand)]
     Postgres(postgres::Command),
     Url(url::Args),
+    Ca(ca::Args),
     Psql(psql::Args),
     Export(export::Args),
     Completions(completions::Args),
@@ -100,6 +102,7 @@ impl Arguments {
             Command::Database(command) => wait_for(database::run(global, command)),
             Command::Endpoint(command) => wait_for(endpoint::run(global, command)),
             Command::Postgres(command) => wait_for(postgres::run(global, command)),
+            Command::Ca(args) => wait_for(ca::run(global, args)),
             Command::Url(args) => wait_for(url::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),

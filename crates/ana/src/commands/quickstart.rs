@@ -3,7 +3,7 @@ use std::time::Instant;
 use client::{Client, Connection, Expiry, NewBranch};
 
 use super::{down, up};
-use crate::connection;
+use crate::connection::{self, Wish};
 use crate::context::Global;
 use crate::daemon::Options;
 use crate::failure::{Exit, Failure};
@@ -79,7 +79,7 @@ async fn project_with_sample(client: &Client, step: &mut Steps) -> Result<Connec
         }
         Err(error) => return Err(error.into()),
     }
-    let production = client.connection(PROJECT, PRODUCTION, true).await?;
+    let production = log_in_to(client, PRODUCTION).await?;
     let session = sql::connect(&production).await?;
     let loaded = session.query_one("SELECT to_regnamespace('ecommerce') IS NOT NULL", &[]).await?.get(0);
     if loaded {
@@ -109,7 +109,11 @@ async fn fresh_branch(client: &Client, step: &mut Steps) -> Result<Connection, F
     step.done("created branch dev from production; it vanishes in a day");
     client.wake(PROJECT, BRANCH).await?;
     step.done("the branch answered its first query");
-    Ok(client.connection(PROJECT, BRANCH, true).await?)
+    log_in_to(client, BRANCH).await
+}
+
+async fn log_in_to(client: &Client, branch: &str) -> Result<Connection, Failure> {
+    connection::of_branch(client, PROJECT, branch, Wish { password: true, ..Wish::default() }).await
 }
 
 async fn show_isolation(

@@ -1,17 +1,20 @@
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Local, Public, Tls};
+use api::{AuthorityInfo, FrontInfo, Local, Public, Tls};
 use compute::engine::Engine;
 use compute::install::{self, Archive};
 use compute::machine::Machine;
 use compute::run_as;
 use compute::server::{DEFAULT_MAJOR, Server};
 use control::clock::{SystemClock, SystemRandom};
-use control::{Control, Settings};
+use control::{Control, Domain, Settings};
 use jiff::SignedDuration;
+use proxy::{Certificates, Doorman, Patience};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -38,6 +41,9 @@ pub struct Args {
 
 /// Pause between two rounds of reconciliation.
 const ROUND: Duration = Duration::from_secs(2);
+
+/// Ports tried after a busy one.
+const PORTS: u16 = 64;
 
 /// Calls that still run after the end of everything else get this long.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -78,6 +84,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         owner,
         delete_grace: args.options.delete_grace.map(|seconds| SignedDuration::from_secs(seconds as i64)),
         round: ROUND,
+        domain: None,
     };
     let socket = run_dir.join(home::SOCKET);
     let outcome = runtime.block_on(serve(settings, Arc::new(engine), server, socket, tls, &args));
@@ -95,8 +102,16 @@ async fn serve(
     tls: Option<Tls>,
     args: &Args,
 ) -> Result<(), Failure> {
+    let keys = settings.home.join("keys");
+    let shared = listen_for_all(&args.options).await?;
+    let port = shared.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
+    let domain = args.options.domain.clone().zip(port).map(|(name, port)| Domain { name, port });
+    let settings = Settings { domain, ..settings };
     let control =
         Control::open(settings, engine, server, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?;
+    let certificates = Arc::new(certificates(&keys, &args.options)?);
+    // Before the first endpoint is listened for.
+    let proxy = Doorman::install(&control, Arc::clone(&certificates), Patience::default());
     control.run().await?;
     let listener =
         api::bind_public(args.options.http_listen, args.options.http_port).await.map_err(|error| {
@@ -108,6 +123,13 @@ async fn serve(
         control: Arc::clone(&control),
         owner_uid: system::effective_uid(),
         http: listener.local_addr().ok(),
+        front: FrontInfo {
+            authority: certificates.authority().map(|(certificate, file)| AuthorityInfo {
+                certificate: certificate.to_owned(),
+                file: file.to_owned(),
+            }),
+            shared: shared.as_ref().and_then(|listener| listener.local_addr().ok()),
+        },
         shutdown: shutdown.clone(),
     };
     if let Some(http) = local.http {
@@ -116,6 +138,10 @@ async fn serve(
     }
     let public = Public { local: local.clone(), urls: args.options.http_url.clone(), tls };
     let public = tokio::spawn(api::serve_public(listener, public, until(&ended)));
+    // Ends with the runtime; the sessions end with their computes.
+    if let Some(shared) = shared {
+        tokio::spawn(proxy.listen(shared));
+    }
     let end = until(&ended);
     let mut private = tokio::spawn(async move { api::serve_local(local, &socket, end).await });
     watch_signals(shutdown, args.keep_computes)?;
@@ -147,6 +173,59 @@ fn read_tls(options: &Options) -> Result<Option<Tls>, Failure> {
         _ => Err(Failure::refused(format!("{} is not a loopback address", options.http_listen))
             .with_hint("give --http-tls-cert and --http-tls-key, or leave --http-listen at 127.0.0.1")),
     }
+}
+
+fn certificates(keys: &Path, options: &Options) -> Result<Certificates, Failure> {
+    let certificates = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => Certificates::given(certificate, key, options.domain.clone()),
+        _ => Certificates::own(keys, options.domain.clone()),
+    };
+    certificates.map_err(|error| Failure::refused(error.to_string()))
+}
+
+/// The listener for connections that say by other means than their address which endpoint they are
+/// for. Only with a domain does anything depend on it: each endpoint has an address of its own.
+async fn listen_for_all(options: &Options) -> Result<Option<TcpListener>, Failure> {
+    let (address, first) = (options.pg_listen, options.pg_port);
+    if address.is_unspecified() {
+        // It would take the port away from the endpoints' own addresses.
+        return Err(Failure::refused(format!("--pg-listen cannot be {address}"))
+            .with_hint("give one address of this host"));
+    }
+    let last = if first == 0 { 0 } else { first.saturating_add(PORTS) };
+    match bind_first(address, first..=last).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if options.domain.is_some() || !address.is_loopback() => {
+            Err(Failure::io(format!("cannot listen for PostgreSQL on {address}"), &error))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no port is free on {address}; endpoints are reached by their own addresses");
+            Ok(None)
+        }
+    }
+}
+
+async fn bind_first(address: IpAddr, ports: std::ops::RangeInclusive<u16>) -> std::io::Result<TcpListener> {
+    let (mut first, mut failure) = (None, std::io::ErrorKind::AddrNotAvailable.into());
+    for port in ports {
+        match TcpListener::bind((address, port)).await {
+            Ok(listener) => {
+                if let Some(first) = first {
+                    tracing::warn!(
+                        first,
+                        port,
+                        "the usual port was taken; names of endpoints need the other"
+                    );
+                }
+                return Ok(listener);
+            }
+            Err(error) => {
+                first.get_or_insert(port);
+                failure = error;
+            }
+        }
+    }
+    Err(failure)
 }
 
 /// Resolves once the flag is set.

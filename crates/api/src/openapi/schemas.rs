@@ -344,6 +344,10 @@ fn own() -> Vec<(&'static str, Value)> {
                 ("owner", text("Owner of the home")),
                 ("postgres", object([("version", text("E.g. 17.10")), ("dir", text("Of its programs"))])),
                 ("http", json!({"type": ["string", "null"], "description": "Address of the HTTP API"})),
+                (
+                    "postgres_address",
+                    json!({"type": ["string", "null"], "description": "Address for clients of all endpoints"}),
+                ),
                 ("projects", integer("Number of projects")),
                 ("computes", list(reference("Compute"))),
                 ("warnings", list(text("What people should know"))),
@@ -385,11 +389,25 @@ fn own() -> Vec<(&'static str, Value)> {
         (
             "Connection",
             object([
-                ("host", text("Address")),
+                ("host", text("Address or name")),
                 ("port", integer("TCP port")),
-                ("role", text("Role to log in as")),
+                ("role", text("Role to log in as: the caller's")),
                 ("database", text("Database to use")),
-                ("password", text("Password of the role, where it was asked for")),
+                ("endpoint", text("Resource name of the endpoint, for which there are credentials")),
+                ("ca_file", text("Certificate that signs the server's, on the daemon's host")),
+            ]),
+        ),
+        (
+            "Authority",
+            object([("certificate", text("As PEM")), ("file", text("Where it lies on the daemon's host"))]),
+        ),
+        (
+            "Superuser",
+            object([
+                ("socket_dir", text("Directory of the server's socket")),
+                ("role", text("The role")),
+                ("database", text("A database that is always there")),
+                ("password", text("The role's password")),
             ]),
         ),
         ("RolePassword", object([("password", text("The new password; it is kept nowhere"))])),

@@ -1,6 +1,7 @@
+use control::Place;
 use control::model::{
-    Address, Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ProjectOptions, ServerRecord,
-    Source, Tag,
+    Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ProjectOptions, ServerRecord, Source,
+    Tag,
 };
 
 use super::*;
@@ -189,12 +190,13 @@ fn endpoint_view() -> EndpointView {
             compute: ComputeSettings::default(),
             disabled: false,
             readable_secondaries: false,
-            address: Some(Address { host: "127.64.1.2".parse().unwrap(), port: 5432 }),
+            address: None,
             create_time: at(2),
             update_time: at(2),
         },
         project_id: "shop".into(),
         branch_id: "dev".into(),
+        place: Some(Place { host: "127.64.1.2".into(), port: 5432 }),
         state: ComputeStatus::Idle,
         last_active: None,
     }

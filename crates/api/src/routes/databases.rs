@@ -1,7 +1,7 @@
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use control::app::{DatabaseView, NewDatabase, UpdateDatabase};
+use control::app::{Caller, DatabaseView, NewDatabase, UpdateDatabase};
 use control::model::Principal;
 use serde::Deserialize;
 use serde_json::Value;
@@ -83,7 +83,7 @@ impl DatabaseSpec {
 
 async fn create(
     State(local): State<Local>,
-    Extension(principal): Extension<Principal>,
+    Extension(caller): Extension<Caller>,
     Path((project, branch)): Path<(String, String)>,
     Query(query): Query<CreateQuery>,
     body: Bytes,
@@ -101,7 +101,7 @@ async fn create(
         id: query.database_id.filter(|id| !id.is_empty()),
         replace_existing: query.replace_existing,
     };
-    let operation = local.control.create_database(principal, request).await?;
+    let operation = local.control.create_database(&caller, request).await?;
     super::operations::answer(&local, operation).await
 }
 

@@ -5,6 +5,7 @@ mod browser;
 mod credentials;
 mod databases;
 mod endpoints;
+mod front;
 mod later;
 mod me;
 mod oidc;
@@ -49,6 +50,7 @@ pub(crate) fn described() -> Routes {
         .merge(browser::routes())
         .merge(principals::routes())
         .merge(own::routes())
+        .merge(front::routes())
         .undocumented(later::routes())
 }
 

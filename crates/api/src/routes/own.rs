@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use control::app::{ComputeLine, ConnectionInfo};
+use control::app::{Caller, ComputeLine};
 use control::model::{AuditEntry, Principal};
 use hyper::body::Frame;
 use serde::Deserialize;
@@ -44,8 +44,7 @@ pub(super) fn routes() -> Routes {
         )
         .get(call("usage", format!("{branch}/usage"), "Space of a branch").answers("Usage"), usage)
         .get(
-            call("connection", format!("{branch}/connection"), "How to connect to a branch")
-                .query("password", "boolean", "With the password of the role")
+            call("connection", format!("{branch}/connection"), "How the caller connects to a branch")
                 .answers("Connection"),
             connection,
         )
@@ -72,6 +71,7 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
         "owner": status.owner,
         "postgres": {"version": status.postgres, "dir": status.postgres_dir},
         "http": local.http.map(|address| address.to_string()),
+        "postgres_address": local.front.shared.map(|address| address.to_string()),
         "projects": status.projects,
         "computes": status.computes.iter().map(compute).collect::<Vec<_>>(),
         "warnings": status.warnings,
@@ -138,30 +138,20 @@ async fn usage(
     Ok(Json(json!({"own_bytes": usage.own_bytes, "shared_bytes": usage.shared_bytes})))
 }
 
-#[derive(Deserialize)]
-struct ConnectionQuery {
-    #[serde(default)]
-    password: bool,
-}
-
 async fn connection(
     State(local): State<Local>,
-    Extension(principal): Extension<Principal>,
+    Extension(caller): Extension<Caller>,
     Path((project, branch)): Path<(String, String)>,
-    Query(query): Query<ConnectionQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let info = local.control.connection_info(principal, project, branch, query.password).await?;
-    Ok(Json(connection_body(info)))
-}
-
-fn connection_body(info: ConnectionInfo) -> Value {
-    object([
-        ("host", Some(json!(info.address.host.to_string()))),
-        ("port", Some(json!(info.address.port))),
+    let info = local.control.connection_info(&caller, project, branch).await?;
+    Ok(Json(object([
+        ("host", Some(json!(info.place.host))),
+        ("port", Some(json!(info.place.port))),
         ("role", Some(json!(info.role))),
         ("database", Some(json!(info.database))),
-        ("password", info.password.map(Value::from)),
-    ])
+        ("endpoint", Some(json!(info.endpoint))),
+        ("ca_file", local.front.authority.map(|authority| json!(authority.file))),
+    ])))
 }
 
 async fn wake(

@@ -1,7 +1,7 @@
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use control::app::{NewRole, RoleChange, RoleView};
+use control::app::{Caller, NewRole, RoleChange, RoleView};
 use control::model::{Attributes, AuthMethod, IdentityType, Principal};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -123,7 +123,7 @@ impl RoleSpec {
 
 async fn create(
     State(local): State<Local>,
-    Extension(principal): Extension<Principal>,
+    Extension(caller): Extension<Caller>,
     Path((project, branch)): Path<(String, String)>,
     Query(query): Query<CreateQuery>,
     body: Bytes,
@@ -150,7 +150,7 @@ async fn create(
         superuser_member,
         replace_existing: query.replace_existing,
     };
-    let operation = local.control.create_role(principal, request).await?;
+    let operation = local.control.create_role(&caller, request).await?;
     super::operations::answer(&local, operation).await
 }
 

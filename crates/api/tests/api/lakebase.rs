@@ -275,7 +275,7 @@ async fn every_change_is_in_the_audit_log_with_who_asked() {
         .call("POST", "/projects/shop/branches?branch_id=dev", FOREVER, "x-anabranch-agent: helper\r\n")
         .await;
     world.delete("/projects/shop/branches/production").await;
-    let secret = world.connection("dev").await["password"].as_str().unwrap().to_owned();
+    let secret = world.credential("dev").await;
     let log = world.get("/api/anabranch/v1/audit").await;
     let lines: Vec<(String, String, String, String)> = log.body["entries"]
         .as_array()
@@ -292,7 +292,7 @@ async fn every_change_is_in_the_audit_log_with_who_asked() {
     assert_eq!(
         lines,
         [
-            line(OWNER, "human", "branch.reveal-password", "done"),
+            line(OWNER, "human", "credential.issue", "done"),
             line(OWNER, "human", "branch.delete", "refused"),
             line(&format!("helper for {OWNER}"), "agent", "branch.create", "done"),
             line(OWNER, "human", "project.create", "done"),

@@ -106,11 +106,11 @@ async fn the_next_daemon_takes_running_computes_over() {
     let dev = world.get("/projects/shop/branches/dev").await.body;
     let before = world.engine.state(&key(&dev)).unwrap();
     assert!(matches!(before, ComputeState::Running { .. }));
-    let config = world.config("dev").await;
+    let connection = world.connection("dev").await;
 
     let world = world.restart().await;
     assert_eq!(world.engine.state(&key(&dev)).unwrap(), before);
-    assert!(world.config("dev").await == config, "address and password stay");
+    assert_eq!(world.connection("dev").await, connection, "the address stays");
     let session = world.connect("dev").await;
     assert_eq!(session.query_one("SELECT a FROM t", &[]).await.unwrap().get::<_, i32>(0), 7);
     assert_eq!(world.engine.state(&key(&dev)).unwrap(), before);
@@ -127,9 +127,9 @@ async fn a_killed_compute_is_back_with_the_next_connection_for_many_at_once() {
 
     let config = world.config("production").await;
     let waiters = (0..20).map(|_| {
-        let config = config.clone();
+        let (config, tls) = (config.clone(), world.tls());
         tokio::spawn(async move {
-            let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+            let (client, connection) = config.connect(tls).await.unwrap();
             tokio::spawn(connection);
             client.query_one("SELECT a FROM t", &[]).await.unwrap().get::<_, i32>(0)
         })
@@ -154,7 +154,7 @@ async fn a_compute_that_does_not_start_says_so_to_its_client() {
     };
     let db = error.as_db_error().unwrap();
     assert_eq!((db.severity(), db.code().code()), ("FATAL", "57P03"));
-    assert!(db.message().starts_with("branch \"production\" cannot be reached"), "{}", db.message());
+    assert!(db.message().starts_with("branch \"shop/production\" cannot be reached"), "{}", db.message());
     std::fs::write(&conf, sound).unwrap();
     // Beyond the moment in which waiters share a failure.
     tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -176,10 +176,9 @@ async fn every_branch_has_keys_of_its_own() {
     assert_eq!(candidates(), 1);
 
     let mut config = world.config("dev").await;
-    let parents = world.connection("production").await;
-    config.password(parents["password"].as_str().unwrap());
-    let error = match config.connect(tokio_postgres::NoTls).await {
-        Ok(_) => panic!("the parent's password opens the child"),
+    config.password(world.credential("production").await);
+    let error = match config.connect(world.tls()).await {
+        Ok(_) => panic!("the parent's token opens the child"),
         Err(error) => error,
     };
     assert_eq!(error.as_db_error().unwrap().code().code(), "28P01");

@@ -8,6 +8,7 @@ mod browser;
 mod catalog;
 mod contract;
 mod databases;
+mod front;
 mod lakebase;
 mod life;
 mod login;

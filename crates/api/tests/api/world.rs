@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use api::Local;
+use api::{AuthorityInfo, FrontInfo, Local};
 use compute::engine::{BranchKey, ComputeState, DEFAULT_DATABASE, Engine};
 use compute::install::{self, Request};
 use compute::machine::Machine;
@@ -17,9 +17,11 @@ use compute::server::{DEFAULT_MAJOR, Server};
 use control::clock::{Clock, SystemClock, SystemRandom};
 use control::{Control, Settings};
 use jiff::{SignedDuration, Timestamp};
+use proxy::{Certificates, Doorman, Patience};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub const OWNER: &str = "ana@example.org";
 
@@ -65,6 +67,7 @@ pub struct World {
     pub control: Arc<Control>,
     pub engine: Arc<Engine>,
     pub clock: Arc<TestClock>,
+    pub certificates: Arc<Certificates>,
     end: watch::Sender<bool>,
     server: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -120,10 +123,13 @@ impl World {
             delete_grace: None,
             // Rounds come when the test asks for them.
             round: Duration::from_secs(3600),
+            domain: None,
         };
         let random = Arc::new(SystemRandom);
         let control =
             Control::open(settings, Arc::clone(&engine), server(), Arc::clone(&clock) as _, random).unwrap();
+        let certificates = Arc::new(Certificates::own(&dir.join("home/keys"), None).unwrap());
+        Doorman::install(&control, Arc::clone(&certificates), Patience::default());
         control.run().await.unwrap();
         let (shutdown, _) = watch::channel(None);
         let (end, mut ended) = watch::channel(false);
@@ -131,6 +137,7 @@ impl World {
             control: Arc::clone(&control),
             owner_uid: compute::os::effective_uid(),
             http: None,
+            front: front_of(&certificates),
             shutdown,
         };
         let socket = dir.join("api.sock");
@@ -140,7 +147,7 @@ impl World {
             };
             api::serve_local(local, &socket, end).await
         });
-        let world = World { dir, control, engine, clock, end, server: Some(server) };
+        let world = World { certificates, dir, control, engine, clock, end, server: Some(server) };
         while UnixStream::connect(world.dir.join("api.sock")).is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -215,19 +222,26 @@ impl World {
     }
 
     pub async fn try_connect(&self, branch: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let (client, connection) = self.config(branch).await.connect(tokio_postgres::NoTls).await?;
+        let (client, connection) = self.config(branch).await.connect(self.tls()).await?;
         tokio::spawn(connection);
         Ok(client)
     }
 
+    /// TLS that trusts the home's own authority.
+    pub fn tls(&self) -> MakeRustlsConnect {
+        let (_, file) = self.certificates.authority().unwrap();
+        client::tls::connector(Some(file)).unwrap()
+    }
+
     pub async fn config(&self, branch: &str) -> tokio_postgres::Config {
         let info = self.connection(branch).await;
+        let token = self.credential(branch).await;
         let mut config = tokio_postgres::Config::new();
         config
             .host(info["host"].as_str().unwrap())
             .port(u16::try_from(info["port"].as_u64().unwrap()).unwrap())
             .user(info["role"].as_str().unwrap())
-            .password(info["password"].as_str().unwrap())
+            .password(token)
             .dbname(info["database"].as_str().unwrap());
         config
     }
@@ -244,7 +258,7 @@ impl World {
         matches!(self.engine.state(&key).unwrap(), ComputeState::Running { .. })
     }
 
-    /// A session on a branch of `shop` in any role.
+    /// A session on the server of a branch of `shop` in any role, past the front door.
     pub async fn connect_as(
         &self,
         branch: &str,
@@ -252,8 +266,11 @@ impl World {
         password: &str,
         database: &str,
     ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let mut config = self.config(branch).await;
-        config.user(role).password(password).dbname(database);
+        let awake = self.post(&format!("/api/anabranch/v1/projects/shop/branches/{branch}/wake"), "").await;
+        assert_eq!(awake.status, 200, "{awake:?}");
+        let key = BranchKey::new(self.uid(branch).await).unwrap();
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(self.engine.socket_dir(&key)).user(role).password(password).dbname(database);
         let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
@@ -270,11 +287,27 @@ impl World {
     }
 
     pub async fn connection(&self, branch: &str) -> Value {
-        let path = format!("/api/anabranch/v1/projects/shop/branches/{branch}/connection?password=true");
-        let answer = self.get(&path).await;
+        let answer = self.get(&format!("/api/anabranch/v1/projects/shop/branches/{branch}/connection")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body
     }
+
+    /// A token with which the owner logs in to a branch of `shop`.
+    pub async fn credential(&self, branch: &str) -> String {
+        let endpoint = format!(r#"{{"endpoint":"projects/shop/branches/{branch}/endpoints/primary"}}"#);
+        let answer = self.post("/credentials", &endpoint).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What the API tells of the front door.
+pub fn front_of(certificates: &Certificates) -> FrontInfo {
+    let authority = certificates.authority().map(|(certificate, file)| AuthorityInfo {
+        certificate: certificate.to_owned(),
+        file: file.to_owned(),
+    });
+    FrontInfo { authority, shared: None }
 }
 
 impl Drop for World {

@@ -43,8 +43,6 @@ pub enum Action {
     Use,
     /// Change or delete it and what it holds, and say who may do what.
     Manage,
-    /// Get at what belongs to its owner alone, such as the owner's password.
-    Own,
     /// Look at the home as a whole: what runs, figures, the audit log, principals.
     Observe,
     /// Change what concerns the home as a whole: principals, issuers, keys, the daemon.
@@ -102,7 +100,7 @@ pub fn decide(action: Action, standing: &Standing) -> Decision {
         }
         Action::Administer if standing.owns_home => allow_if(unlimited, NARROW_TOKEN),
         Action::Observe | Action::Administer => Decision::Deny("only the owner of this server may do this"),
-        Action::View | Action::Connect | Action::Use | Action::Manage | Action::Own => {
+        Action::View | Action::Connect | Action::Use | Action::Manage => {
             let project =
                 standing.project.unwrap_or(ProjectStanding { owns: false, level: None, in_reach: true });
             let owns = project.owns || standing.owns_home;
@@ -112,7 +110,6 @@ pub fn decide(action: Action, standing: &Standing) -> Decision {
                 Action::Manage if level < Level::Manage => {
                     Decision::Deny("this needs CAN_MANAGE on the project; its owner can grant that")
                 }
-                Action::Own if !owns => Decision::Deny("only the project's owner may do this"),
                 Action::View => allow_if(!standing.scopes.is_empty(), NARROW_TOKEN),
                 Action::Connect => allow_if(has(Scope::Connect), NARROW_TOKEN),
                 _ => allow_if(has(Scope::All), NARROW_TOKEN),
@@ -253,7 +250,7 @@ mod tests {
     use super::*;
 
     const ALL: &[Scope] = &[Scope::All];
-    const ACTIONS: [Action; 10] = [
+    const ACTIONS: [Action; 9] = [
         Action::Know,
         Action::ChangeSelf,
         Action::CreateProject,
@@ -261,7 +258,6 @@ mod tests {
         Action::Connect,
         Action::Use,
         Action::Manage,
-        Action::Own,
         Action::Observe,
         Action::Administer,
     ];
@@ -287,13 +283,13 @@ mod tests {
     #[test]
     fn the_matrix() {
         let own = Some(ProjectStanding { owns: true, level: None, in_reach: true });
-        //                                             know, self, create, view, connect, use, manage, own, observe, administer
-        assert_eq!(row(Standing { owns_home: true, ..standing(ALL) }), "aaaaaaaaaa", "the home's owner");
-        assert_eq!(row(Standing { project: own, ..standing(ALL) }), "aaaaaaaadd", "the project's owner");
-        assert_eq!(row(Standing { project: on(Some(Level::Manage)), ..standing(ALL) }), "aaaaaaaddd");
-        assert_eq!(row(Standing { project: on(Some(Level::Use)), ..standing(ALL) }), "aaaaaadddd");
-        assert_eq!(row(Standing { project: on(None), ..standing(ALL) }), "aaahhhhhdd", "a stranger");
-        assert_eq!(row(standing(ALL)), "aaahhhhhdd", "no such project: the same answer");
+        //                                             know, self, create, view, connect, use, manage, observe, administer
+        assert_eq!(row(Standing { owns_home: true, ..standing(ALL) }), "aaaaaaaaa", "the home's owner");
+        assert_eq!(row(Standing { project: own, ..standing(ALL) }), "aaaaaaadd", "the project's owner");
+        assert_eq!(row(Standing { project: on(Some(Level::Manage)), ..standing(ALL) }), "aaaaaaadd");
+        assert_eq!(row(Standing { project: on(Some(Level::Use)), ..standing(ALL) }), "aaaaaaddd");
+        assert_eq!(row(Standing { project: on(None), ..standing(ALL) }), "aaahhhhdd", "a stranger");
+        assert_eq!(row(standing(ALL)), "aaahhhhdd", "no such project: the same answer");
     }
 
     #[test]
@@ -301,16 +297,16 @@ mod tests {
         let own = Some(ProjectStanding { owns: true, level: None, in_reach: true });
         let far = Some(ProjectStanding { owns: true, level: Some(Level::Manage), in_reach: false });
         let with = |scopes, project| Standing { project, ..standing(scopes) };
-        assert_eq!(row(with(&[Scope::Read], own)), "addadddddd");
-        assert_eq!(row(with(&[Scope::Connect], own)), "addaaddddd");
-        assert_eq!(row(with(&[Scope::Read, Scope::Connect], own)), "addaaddddd");
-        assert_eq!(row(with(&[], own)), "addddddddd", "no scope at all");
-        assert_eq!(row(Standing { confined: true, ..with(ALL, own) }), "addaaaaadd");
-        assert_eq!(row(Standing { confined: true, ..with(ALL, far) }), "addhhhhhdd", "out of its reach");
+        assert_eq!(row(with(&[Scope::Read], own)), "addaddddd");
+        assert_eq!(row(with(&[Scope::Connect], own)), "addaadddd");
+        assert_eq!(row(with(&[Scope::Read, Scope::Connect], own)), "addaadddd");
+        assert_eq!(row(with(&[], own)), "adddddddd", "no scope at all");
+        assert_eq!(row(Standing { confined: true, ..with(ALL, own) }), "addaaaadd");
+        assert_eq!(row(Standing { confined: true, ..with(ALL, far) }), "addhhhhdd", "out of its reach");
         let owner = Standing { owns_home: true, ..with(&[Scope::Read], own) };
-        assert_eq!(row(owner), "addaddddad", "a narrow token of the home's owner is narrow");
+        assert_eq!(row(owner), "addadddad", "a narrow token of the home's owner is narrow");
         let confined = Standing { owns_home: true, confined: true, ..with(ALL, far) };
-        assert_eq!(row(confined), "addhhhhhdd");
+        assert_eq!(row(confined), "addhhhhdd");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use auth::Secret;
 use tokio_postgres::Client;
 
 use super::databases::DatabaseWork;
@@ -17,7 +18,6 @@ use crate::model::{
     AuthMethod, Database, Identity, IdentityType, Kind, Operation, Outcome, Principal, PrincipalKind, Role,
     Verb,
 };
-use crate::secret::Secret;
 use crate::{catalog, prepare};
 
 /// How long what was seen of roles is believed when somebody logs in. Changes that must count at once
@@ -136,6 +136,28 @@ impl Control {
             self.look_in_turn(branch_uid, &slot, &mut client, Touched::Nothing).await?;
         }
         Ok(slot.login(role, Duration::ZERO).unwrap_or(RoleLogin::Unknown))
+    }
+
+    /// How somebody logs in as a role, as far as that is known without waking the compute: as it was
+    /// last seen. None for a role that was not there then.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn known_login(
+        self: &Arc<Self>,
+        branch_uid: &str,
+        role: &str,
+    ) -> Result<Option<RoleLogin>, Error> {
+        if let Some(login) = self.catalogs.slot(branch_uid).login(role, Duration::ZERO) {
+            return Ok(Some(login).filter(|login| *login != RoleLogin::Unknown));
+        }
+        let (uid, name) = (branch_uid.to_owned(), role.to_owned());
+        self.blocking(move |control| {
+            let roles = control.db.read(|c| rows::roles(c, &uid))?;
+            let role = roles.into_iter().find(|role| role.name == name);
+            Ok(role.map(|role| login_by(role.auth_method, role.identity.as_ref())))
+        })
+        .await
     }
 
     /// The password with which the daemon itself logs in as a role that belongs to an identity.
@@ -368,13 +390,16 @@ fn is_identity_login(role: &LiveRole) -> bool {
     role.auth_method == AuthMethod::Identity && !role.is_superuser
 }
 
-fn login_of(role: &LiveRole) -> RoleLogin {
-    match (&role.identity, role.auth_method) {
-        _ if role.is_superuser => RoleLogin::NoLogin,
-        (Some(identity), AuthMethod::Identity) => {
+pub(crate) fn login_of(role: &LiveRole) -> RoleLogin {
+    if role.is_superuser { RoleLogin::NoLogin } else { login_by(role.auth_method, role.identity.as_ref()) }
+}
+
+fn login_by(method: AuthMethod, identity: Option<&Identity>) -> RoleLogin {
+    match (method, identity) {
+        (AuthMethod::NoLogin, _) => RoleLogin::NoLogin,
+        (AuthMethod::Identity, Some(identity)) => {
             RoleLogin::Identity { name: identity.name.clone(), kind: identity.kind }
         }
-        (_, AuthMethod::NoLogin) => RoleLogin::NoLogin,
         _ => RoleLogin::Password,
     }
 }

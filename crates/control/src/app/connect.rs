@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 use compute::engine::DEFAULT_DATABASE;
 
 use super::branches::{branch_name, live_branch};
-use super::{Control, key_of};
+use super::{Caller, Control, key_of};
 use crate::db::endpoints;
 use crate::error::Error;
-use crate::model::{Address, Principal};
+use crate::front::Place;
 use crate::prepare;
 
-/// What a client needs to connect.
-#[derive(Clone, PartialEq, Eq)]
+/// What a client needs to connect, beside a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// Address of the branch's endpoint.
-    pub address: Address,
-    /// Role to log in as.
+    /// Resource name of the branch's endpoint.
+    pub endpoint: String,
+    /// Where it is reached.
+    pub place: Place,
+    /// The caller's role.
     pub role: String,
     /// Database to use.
     pub database: String,
-    /// The role's password on this branch, where it was asked for.
-    pub password: Option<String>,
 }
 
 /// How long it took until a branch answered a query.
@@ -33,44 +33,31 @@ pub struct Wake {
 }
 
 impl Control {
-    /// How to connect to a branch. Handing out the password is recorded.
+    /// How a caller connects to a branch.
     ///
     /// # Errors
     /// There is no such branch, or its endpoint has no address yet.
     pub async fn connection_info(
         self: &Arc<Self>,
-        principal: Principal,
+        caller: &Caller,
         project: String,
         branch: String,
-        with_password: bool,
     ) -> Result<ConnectionInfo, Error> {
+        let role = caller.identity.name.clone();
         self.blocking(move |control| {
-            let (row, address) = control.db.read(|c| {
+            let (row, endpoint) = control.db.read(|c| {
                 let (_, row) = live_branch(c, &project, &branch)?;
-                let address = endpoints::list(c, &row.uid)?.into_iter().find_map(|endpoint| endpoint.address);
-                Ok((row, address))
+                let endpoint = endpoints::list(c, &row.uid)?.into_iter().next();
+                Ok((row, endpoint))
             })?;
-            let address =
-                address.ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
-            let secrets = control.keys.wanted(&row.uid)?;
-            if with_password {
-                let target = branch_name(&project, &branch);
-                control.db.write(|tx| {
-                    control.note(
-                        tx,
-                        &principal,
-                        "branch.reveal-password",
-                        &target,
-                        "done",
-                        &secrets.owner_role,
-                    )
-                })?;
-            }
+            let (id, place) = endpoint
+                .and_then(|endpoint| Some((endpoint.id.clone(), control.place_of(&endpoint)?)))
+                .ok_or_else(|| Error::Internal(format!("branch {} has no address yet", row.uid)))?;
             Ok(ConnectionInfo {
-                address,
-                role: secrets.owner_role,
+                endpoint: format!("{}/endpoints/{id}", branch_name(&project, &branch)),
+                place,
+                role,
                 database: DEFAULT_DATABASE.to_owned(),
-                password: with_password.then_some(secrets.owner_password),
             })
         })
         .await

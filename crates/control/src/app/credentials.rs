@@ -11,7 +11,7 @@ use super::{Action, Caller, Control, not_found};
 use crate::db::endpoints;
 use crate::error::{Error, Refusal};
 use crate::identity::{Identity, IdentityKind};
-use crate::model::{Endpoint, Principal, Project};
+use crate::model::{Endpoint, Principal};
 
 /// A token for one endpoint. Has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,6 +33,13 @@ pub struct TokenIdentity {
     pub group: Option<String>,
     /// Identity of the token, for the audit log and for revoking it.
     pub token_id: String,
+}
+
+impl TokenIdentity {
+    /// The principal or group as whom it logs in.
+    pub fn role(&self) -> &str {
+        self.group.as_deref().unwrap_or_else(|| self.principal.on_behalf_of())
+    }
 }
 
 /// Why a token opens no database.
@@ -89,7 +96,7 @@ impl Control {
         let now = self.clock.now();
         let end =
             database_expiry(now, ttl, expire_time).map_err(|error| Error::invalid(error.to_string()))?;
-        let (_, endpoint) = self.find_endpoint(caller, project_id, branch_id, endpoint_id)?;
+        let endpoint = self.endpoint_for(caller, project_id, branch_id, endpoint_id)?;
         if let Some(group) = &group {
             self.check_membership(&caller.identity, group)?;
         }
@@ -117,19 +124,18 @@ impl Control {
 
     /// The endpoint, if the caller may connect to its project. Who may not see the project learns
     /// nothing about what is in it.
-    fn find_endpoint(
+    fn endpoint_for(
         &self,
         caller: &Caller,
         project: &str,
         branch: &str,
         endpoint: &str,
-    ) -> Result<(Project, Endpoint), Error> {
+    ) -> Result<Endpoint, Error> {
         let project = self.db.read(|c| super::projects::live_project(c, project))?;
         self.conclude(caller, Action::Connect, Some((&project.uid, &project.owner)))?;
         self.db.read(|c| {
-            let (project, branch) = live_branch(c, &project.id, branch)?;
-            let found = endpoints::by_id(c, &branch.uid, endpoint)?.ok_or_else(|| not_found("endpoint"))?;
-            Ok((project, found))
+            let (_, branch) = live_branch(c, &project.id, branch)?;
+            endpoints::by_id(c, &branch.uid, endpoint)?.ok_or_else(|| not_found("endpoint"))
         })
     }
 

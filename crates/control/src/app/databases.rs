@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 
 use super::branches::{branch_name, live_branch};
 use super::catalog::{Change, Touched, Work};
-use super::roles::role_not_found;
-use super::{Control, not_found};
+use super::roles::{replacing_is_managing, role_not_found};
+use super::{Action, Caller, Control, not_found};
 use crate::catalog::names::{check_database_id, check_name};
 use crate::catalog::{Catalog, databases};
 use crate::db::catalog as rows;
@@ -55,7 +55,7 @@ pub struct DatabaseView {
 
 /// A change of one database.
 pub(crate) enum DatabaseWork {
-    Create { id: String, request: NewDatabase },
+    Create { id: String, request: NewDatabase, may_manage: bool },
     Update { id: String, update: UpdateDatabase },
     Delete { id: String },
 }
@@ -96,20 +96,22 @@ impl Control {
         all.into_iter().find(|view| view.database.id == id).ok_or_else(|| not_found("database"))
     }
 
-    /// Makes a database; wakes the branch.
+    /// Makes a database; wakes the branch. Who may not manage the project changes none that exists.
     ///
     /// # Errors
     /// The request is wrong, its owner is missing, or the name is taken.
     pub async fn create_database(
         self: &Arc<Self>,
-        principal: Principal,
+        caller: &Caller,
         request: NewDatabase,
     ) -> Result<Operation, Error> {
+        let right = self.authorise(caller, Action::Manage, Some(request.project.clone())).await;
+        let (principal, may_manage) = (caller.principal.clone(), right.is_ok());
         let change = self
             .blocking(move |control| {
                 let databases = format!("{}/databases", branch_name(&request.project, &request.branch));
                 let target = format!("{databases}/{}", request.id.as_deref().unwrap_or(&request.name));
-                let change = control.plan_database(&principal, &databases, request);
+                let change = control.plan_database(&principal, &databases, request, may_manage);
                 control.note_refusal(&principal, "database.create", &target, change)
             })
             .await?;
@@ -121,6 +123,7 @@ impl Control {
         principal: &Principal,
         databases: &str,
         request: NewDatabase,
+        may_manage: bool,
     ) -> Result<Change, Error> {
         let (_, branch) = self.db.read(|c| live_branch(c, &request.project, &request.branch))?;
         if let Some(id) = &request.id {
@@ -137,7 +140,7 @@ impl Control {
             verb: Verb::Create,
             resource: format!("{databases}/{id}"),
             id: id.clone(),
-            work: Work::Database(DatabaseWork::Create { id, request }),
+            work: Work::Database(DatabaseWork::Create { id, request, may_manage }),
         })
     }
 
@@ -217,10 +220,13 @@ impl Control {
         live: &Catalog,
     ) -> Result<Touched, Error> {
         match work {
-            DatabaseWork::Create { id, request } => {
+            DatabaseWork::Create { id, request, may_manage } => {
                 let existing = live.database(&id);
                 if existing.is_some() && !request.replace_existing {
                     return Err(databases::duplicate());
+                }
+                if existing.is_some() && !may_manage {
+                    return Err(replacing_is_managing());
                 }
                 let owner = owner_name(live, &request.owner)?;
                 let Some(database) = existing else {

@@ -13,6 +13,7 @@ use super::branches::live_branch;
 use super::{Control, key_of, not_found};
 use crate::db::endpoints;
 use crate::error::{Error, Refusal};
+use crate::front::Place;
 use crate::model::{Endpoint, Operation, Principal};
 
 pub use instances::ComputeInstanceView;
@@ -39,6 +40,8 @@ pub struct EndpointView {
     pub project_id: String,
     /// Identifier of the branch.
     pub branch_id: String,
+    /// Where clients reach it; none as long as nobody has listened for it yet.
+    pub place: Option<Place>,
     /// Whether its compute runs.
     pub state: ComputeStatus,
     /// When somebody last connected, since the daemon started.
@@ -94,6 +97,7 @@ impl Control {
         Ok(EndpointView {
             project_id: project_id.to_owned(),
             branch_id: branch_id.to_owned(),
+            place: self.place_of(&endpoint),
             state: self.compute_status(&endpoint.branch)?,
             last_active: self.computes.last_active(&endpoint.branch),
             endpoint,

@@ -13,6 +13,7 @@ mod endpoints;
 pub mod expiry;
 mod federation;
 mod first;
+mod first_login;
 mod operations;
 mod permissions;
 mod principals;
@@ -20,6 +21,7 @@ mod projects;
 mod roles;
 mod shutdown;
 mod status;
+mod superuser;
 mod tokens;
 
 use std::collections::{HashMap, HashSet};
@@ -38,6 +40,7 @@ use crate::computes::Computes;
 use crate::db::{Db, audit, settings};
 use crate::directory::Directories;
 use crate::error::{Error, Refusal};
+use crate::front::{Domain, FrontDoor};
 use crate::issuer_keys::IssuerKeys;
 use crate::keys::KeyStore;
 use crate::listener::Listeners;
@@ -70,6 +73,7 @@ pub use projects::{NewProject, ProjectView, UpdateProject};
 pub use roles::{NewRole, RoleChange, RoleView};
 use status::Sizes;
 pub use status::{ComputeLine, Status, UsageView};
+pub use superuser::SuperuserAccess;
 pub use tokens::{Life, NewSecret, NewToken, TokenView};
 
 /// How long a call waits for its operation before it answers "not done yet".
@@ -91,6 +95,8 @@ pub struct Settings {
     pub delete_grace: Option<SignedDuration>,
     /// Pause between two rounds of reconciliation.
     pub round: Duration,
+    /// The domain below which endpoints have names; none where they only have addresses.
+    pub domain: Option<Domain>,
 }
 
 /// The control plane of one home.
@@ -104,6 +110,7 @@ pub struct Control {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) computes: Computes,
     pub(crate) listeners: Listeners,
+    pub(crate) front: FrontDoor,
     pub(crate) watch: Watch,
     pub(crate) sizes: Sizes,
     pub(crate) directories: Directories,
@@ -187,6 +194,7 @@ impl Control {
             random,
             computes: Computes::default(),
             listeners: Listeners::default(),
+            front: FrontDoor::default(),
             watch: Watch::default(),
             sizes: Sizes::default(),
             catalogs: Catalogs::default(),

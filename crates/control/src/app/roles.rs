@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use auth::Secret;
 use tokio_postgres::Client;
 
 use super::branches::{branch_name, live_branch};
 use super::catalog::{Change, Touched, Work, identity_of};
-use super::{Control, key_of, not_found};
+use super::{Action, Caller, Control, key_of, not_found};
 use crate::catalog::names::{check_name, check_role_id};
 use crate::catalog::{Catalog, LiveRole, passwords, roles};
 use crate::db::catalog as rows;
 use crate::error::{Error, Refusal};
 use crate::model::{Attributes, AuthMethod, Identity, IdentityType, Operation, Principal, Role, Verb};
 use crate::prepare::{self, identity_role_id};
-use crate::secret::Secret;
 
 pub use crate::catalog::roles::RoleChange;
 
@@ -54,7 +54,7 @@ pub struct RoleView {
 
 /// A change of one role.
 pub(crate) enum RoleWork {
-    Create { id: String, request: NewRole, auth_method: AuthMethod, manager: String },
+    Create { id: String, request: NewRole, auth_method: AuthMethod, manager: String, may_manage: bool },
     Update { id: String, change: RoleChange },
     Delete { id: String, heir: Option<String> },
 }
@@ -98,27 +98,41 @@ impl Control {
         self.blocking(move |control| control.db.read(|c| live_branch(c, &project, &branch))).await
     }
 
-    /// Makes a role; wakes the branch.
+    /// Makes a role; wakes the branch. Who may not manage the project makes roles without power, and
+    /// changes none that exists.
     ///
     /// # Errors
-    /// The request is wrong, or the name is taken.
+    /// The request is wrong, goes beyond the caller's rights, or the name is taken.
     pub async fn create_role(
         self: &Arc<Self>,
-        principal: Principal,
+        caller: &Caller,
         request: NewRole,
     ) -> Result<Operation, Error> {
+        let right = self.authorise(caller, Action::Manage, Some(request.project.clone())).await;
+        let principal = caller.principal.clone();
         let change = self
             .blocking(move |control| {
                 let roles = format!("{}/roles", branch_name(&request.project, &request.branch));
                 let target = format!("{roles}/{}", request.id.as_deref().unwrap_or(&request.name));
-                let change = control.plan_role(&principal, &roles, request);
+                let change = control.plan_role(&principal, &roles, request, right);
                 control.note_refusal(&principal, "role.create", &target, change)
             })
             .await?;
         self.change_catalog(change).await
     }
 
-    fn plan_role(&self, principal: &Principal, roles: &str, request: NewRole) -> Result<Change, Error> {
+    /// `right` is that to manage the project, or why the caller does not have it.
+    fn plan_role(
+        &self,
+        principal: &Principal,
+        roles: &str,
+        request: NewRole,
+        right: Result<(), Error>,
+    ) -> Result<Change, Error> {
+        let may_manage = right.is_ok();
+        if is_powerful(&request) {
+            right?;
+        }
         let (_, branch) = self.db.read(|c| live_branch(c, &request.project, &request.branch))?;
         check_name("role.spec.postgres_role", &request.name)?;
         if let Some(id) = &request.id {
@@ -136,7 +150,7 @@ impl Control {
             verb: Verb::Create,
             resource: format!("{roles}/{id}"),
             id: id.clone(),
-            work: Work::Role(RoleWork::Create { id, request, auth_method, manager }),
+            work: Work::Role(RoleWork::Create { id, request, auth_method, manager, may_manage }),
         })
     }
 
@@ -258,7 +272,8 @@ impl Control {
         live: &Catalog,
     ) -> Result<Touched, Error> {
         match work {
-            RoleWork::Create { id, request, auth_method, manager } => match live.role(&id) {
+            RoleWork::Create { id, request, auth_method, manager, may_manage } => match live.role(&id) {
+                Some(_) if request.replace_existing && !may_manage => Err(replacing_is_managing()),
                 Some(role) if request.replace_existing => {
                     check_same(role, &request)?;
                     roles::change(client, &role.name, &whole(&request)).await?;
@@ -287,7 +302,7 @@ impl Control {
         }
     }
 
-    async fn make_role(
+    pub(crate) async fn make_role(
         &self,
         branch: &str,
         id: &str,
@@ -342,6 +357,18 @@ impl Control {
 /// The refusal where a role that something else names is not there.
 pub(crate) fn role_not_found(id: &str) -> Error {
     Error::refused(Refusal::NotFound, format!("role not found; role_id:\"{id}\""))
+}
+
+/// Whether a role can do more than log in and make databases: what lets it reach beyond what it is
+/// granted must come from somebody who manages the project.
+fn is_powerful(request: &NewRole) -> bool {
+    request.superuser_member || request.attributes.createrole || request.attributes.bypassrls
+}
+
+/// The refusal where a caller would change what exists, in the guise of making it.
+pub(crate) fn replacing_is_managing() -> Error {
+    let text = "it exists, and replacing it needs CAN_MANAGE on the project; its owner can grant that";
+    Error::refused(Refusal::PermissionDenied, text)
 }
 
 /// How somebody logs in: as asked for, if that goes with the kind of role.

@@ -1,5 +1,6 @@
 //! Passwords of roles: what the daemon logs in with, what people log in with, and their verifiers.
 
+use auth::Secret;
 use tokio_postgres::Transaction;
 
 use super::{Catalog, answer};
@@ -8,7 +9,6 @@ use crate::error::Error;
 use crate::keys::Secrets;
 use crate::model::AuthMethod;
 use crate::scram;
-use crate::secret::Secret;
 
 /// The password with which the daemon logs in as a role that belongs to an identity. Made from the
 /// branch's own secret: nothing needs to be stored, and the parent's passwords do not fit the child.
@@ -28,10 +28,7 @@ pub(crate) fn derive(branch_secret: &str, role: &str) -> String {
 
 /// Verifier of [`backend_password`].
 pub(crate) fn backend_verifier(secrets: &Secrets, role: &str, random: &dyn Random) -> Result<String, Error> {
-    // The owner's is in connection strings, where drivers that know nothing of us meet it.
-    let iterations =
-        if role == secrets.owner_role { scram::CLIENT_ITERATIONS } else { scram::DAEMON_ITERATIONS };
-    new_verifier(backend_password(secrets, role).expose(), iterations, random)
+    new_verifier(backend_password(secrets, role).expose(), scram::DAEMON_ITERATIONS, random)
 }
 
 /// A verifier of a password, with a salt of its own.
