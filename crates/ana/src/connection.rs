@@ -238,7 +238,7 @@ mod tests {
              &password=p/%C3%A4%3A%40%3F%27&sslmode=verify-full&sslrootcert=/home/a%20b/keys/ca.pem"
         );
         let text = dsn(&connection());
-        assert!(text.contains(r"password='p/ä:@?\'' sslmode='verify-ca'"), "{text}");
+        assert!(text.contains(r"password='p/ä:@?\'' sslmode='verify-full'"), "{text}");
         let read: tokio_postgres::Config = text.split(" sslmode").next().unwrap().parse().unwrap();
         assert_eq!(read.get_password(), Some("p/ä:@?'".as_bytes()));
         let text = environment(&connection());
