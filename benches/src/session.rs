@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::failure::{Context, Failure, Result};
@@ -30,7 +30,7 @@ impl Target {
             .user(&self.role)
             .password(&self.password)
             .dbname(&self.database)
-            .ssl_mode(if self.host.starts_with('/') { SslMode::Disable } else { SslMode::Prefer })
+            .ssl_mode(if self.is_socket() { SslMode::Disable } else { SslMode::Prefer })
             .connect_timeout(Duration::from_secs(60));
         config
     }
@@ -46,6 +46,22 @@ pub fn tls() -> Result<MakeRustlsConnect> {
     client::tls::connector(None).context("preparing TLS")
 }
 
+/// Connects, with TLS where that is not a socket: there the driver has no name for it to check.
+pub async fn connect(
+    target: &Target,
+    tls: MakeRustlsConnect,
+) -> std::result::Result<Client, tokio_postgres::Error> {
+    // A connection ends once its client is dropped; its errors surface in the client's calls.
+    if target.is_socket() {
+        let (client, connection) = target.config().connect(NoTls).await?;
+        tokio::spawn(connection);
+        return Ok(client);
+    }
+    let (client, connection) = target.config().connect(tls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
 /// A connection used from outside the runtime.
 pub struct Session {
     runtime: Handle,
@@ -54,10 +70,8 @@ pub struct Session {
 
 impl Session {
     pub fn connect(runtime: &Handle, target: &Target) -> Result<Session> {
-        let connected = runtime.block_on(target.config().connect(tls()?));
-        let (client, connection) = connected.context(format!("connecting to {}", target.host))?;
-        // Ends once the client is dropped; its errors surface in the client's calls.
-        runtime.spawn(connection);
+        let connected = runtime.block_on(connect(target, tls()?));
+        let client = connected.context(format!("connecting to {}", target.host))?;
         Ok(Session { runtime: runtime.clone(), client })
     }
 

@@ -8,7 +8,7 @@ use crate::bench::Bench;
 use crate::failure::{Context, Failure, Result};
 use crate::ground;
 use crate::raw::{Idle, Line};
-use crate::session::{Target, tls};
+use crate::session::{self, Target};
 use crate::site::Site;
 use crate::statistics::summary;
 use crate::table::Table;
@@ -62,21 +62,16 @@ pub fn measure(bench: &Bench) -> Result<()> {
 
 /// So many clients of each branch.
 fn connect(bench: &Bench, targets: &[Target], each: u32) -> Result<Vec<Client>> {
-    let tls = tls()?;
+    let tls = session::tls()?;
     let mut clients = Vec::new();
     for target in targets {
-        let configs = vec![target.config(); each as usize];
-        for batch in configs.chunks(BATCH) {
+        for batch in vec![target; each as usize].chunks(BATCH) {
             ground::check()?;
             let starting: Vec<_> = batch
                 .iter()
-                .map(|config| {
-                    let (config, tls) = (config.clone(), tls.clone());
-                    bench.runtime().spawn(async move {
-                        let (client, connection) = config.connect(tls).await?;
-                        tokio::spawn(connection);
-                        Ok::<_, tokio_postgres::Error>(client)
-                    })
+                .map(|target| {
+                    let (target, tls) = ((*target).clone(), tls.clone());
+                    bench.runtime().spawn(async move { session::connect(&target, tls).await })
                 })
                 .collect();
             for start in starting {

@@ -83,8 +83,7 @@ async fn connect(
     job: &Job<'_>,
     tls: MakeRustlsConnect,
 ) -> std::result::Result<(Client, Vec<Statement>), tokio_postgres::Error> {
-    let (client, connection) = job.target.config().connect(tls).await?;
-    tokio::spawn(connection);
+    let client = session::connect(job.target, tls).await?;
     let texts: &[&str] = match job.kind {
         Kind::Tpcb => &[
             "UPDATE pgbench_accounts SET abalance = abalance + $1::int WHERE aid = $2::int",
