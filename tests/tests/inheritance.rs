@@ -254,10 +254,15 @@ async fn a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped() {
     run(&main, "create table flushed()").await;
 
     lab.engine.create_child(&key("main"), &key("dev")).unwrap();
+    // Branched before its first start, a child is recovered: also then nothing of it may run.
+    lab.engine.create_child(&key("main"), &key("passed")).unwrap();
+    lab.engine.create_child(&key("passed"), &key("grandchild")).unwrap();
+    let passed = lab.connect("passed").await;
     let options = StartOptions { first_start: true, settings: Vec::new() };
     lab.engine.start(&key("dev"), &lab.server, &options).unwrap();
     let dev = lab.connect("dev").await;
     run(&publisher, "insert into t values (101)").await;
+    assert_eq!(text(&passed, WORKERS).await, "0", "logical replication runs in a child that is recovered");
     await_text(&main, "select count(*) from t", "101").await;
     assert_eq!(text(&dev, WORKERS).await, "0", "logical replication runs in the child");
     assert_eq!(text(&dev, "select subenabled from pg_subscription").await, "t");

@@ -143,7 +143,7 @@ mod tests {
         let options = <Line as clap::Parser>::parse_from(line).options;
         let unit = unit(Path::new("/opt/my ana/ana"), Path::new("/srv/50%"), &options, false).unwrap();
         let command = "ExecStart=\"/opt/my ana/ana\" --home \"/srv/50%%\" serve --keep-computes \
-                       --http-port=1 --pg-port=2 --http-listen=127.0.0.1 --patience=3s\n";
+                       --http-port=1 --pg-port=2 --http-listen=127.0.0.1 --pg-listen=127.0.0.1 --patience=3s\n";
         assert!(unit.contains(command), "{unit}");
         for line in ["KillMode=process\n", "Delegate=yes\n", "WantedBy=default.target\n"] {
             assert!(unit.contains(line), "{unit}");

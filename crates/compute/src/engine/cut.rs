@@ -103,7 +103,9 @@ impl Engine {
                 self.rebuild_layers(parent)?;
                 if self.control_file(parent)?.state != State::ShutDown {
                     let server = self.recorded_server(parent)?;
-                    self.start(parent, &server, &StartOptions::default())?;
+                    // Nobody has prepared a child for work that was never started: as at a first start.
+                    let options = StartOptions { first_start: true, ..StartOptions::default() };
+                    self.start(parent, &server, &options)?;
                 }
                 Ok(())
             }
