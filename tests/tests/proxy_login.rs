@@ -166,7 +166,7 @@ async fn what_keeps_a_compute_from_waking_is_told() {
     let door = Door::new().await;
     let good = door.config();
     for (refusal, code, part) in [
-        (ConnectError::Disabled, "57P03", "is disabled"),
+        (ConnectError::Disabled, "55000", "is disabled"),
         (ConnectError::Gone, "57P01", "was deleted"),
         (ConnectError::TooManyWaiting, "57P03", "cannot be woken"),
         (ConnectError::CannotStart("it is broken".to_owned()), "57P03", "it is broken"),

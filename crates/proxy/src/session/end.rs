@@ -85,11 +85,11 @@ pub(super) fn timed_out() -> Refusal {
 pub(super) fn unreachable(error: ConnectError, route: &Route) -> Refusal {
     let name = &route.name;
     match error {
-        ConnectError::Disabled => Refusal::new(
-            sqlstate::CANNOT_CONNECT_NOW,
-            format!("the endpoint of branch \"{name}\" is disabled"),
-        )
-        .with_hint("enable it first"),
+        // Not one of those that clients try again.
+        ConnectError::Disabled => {
+            Refusal::new(sqlstate::NOT_IN_STATE, format!("the endpoint of branch \"{name}\" is disabled"))
+                .with_hint("enable it first")
+        }
         ConnectError::Gone => {
             Refusal::new(sqlstate::ADMIN_SHUTDOWN, format!("branch \"{name}\" was deleted"))
                 .with_hint("`ana branch undelete` may bring it back")
