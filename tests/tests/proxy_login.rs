@@ -168,7 +168,7 @@ async fn what_keeps_a_compute_from_waking_is_told() {
     for (refusal, code, part) in [
         (ConnectError::Disabled, "55000", "is disabled"),
         (ConnectError::Gone, "57P01", "was deleted"),
-        (ConnectError::TooManyWaiting, "57P03", "cannot be woken"),
+        (ConnectError::TooManyWaiting, "57P03", "no room for it"),
         (ConnectError::CannotStart("it is broken".to_owned()), "57P03", "it is broken"),
     ] {
         *door.gate().refusal.lock().unwrap() = Some(refusal);

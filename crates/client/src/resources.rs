@@ -334,6 +334,8 @@ pub struct Host {
     pub sizes: String,
     /// Whether a size is a limit and not just advice.
     pub sizes_enforced: bool,
+    /// What keeps the programs of a branch from the files of the others: `landlock`, or `none`.
+    pub isolation: String,
 }
 
 /// A piece of a branch's log.

@@ -69,11 +69,12 @@ fn host(host: &Host) -> String {
         number => format!(", {number} waiting for room"),
     };
     format!(
-        "{} awake{waiting}; memory for computes {} of {}; sizes: {}",
+        "{} awake{waiting}; memory for computes {} of {}; sizes: {}; isolation: {}",
         host.computes,
         output::bytes(host.memory_reckoned_bytes),
         output::bytes(host.memory_limit_bytes),
         host.sizes,
+        host.isolation,
     )
 }
 

@@ -386,6 +386,7 @@ fn own() -> Vec<(&'static str, Value)> {
                 ("memory_limit_bytes", integer("Memory for all computes")),
                 ("sizes", one_of(&["cgroup v2", "cgroup v1", "advisory"])),
                 ("sizes_enforced", flag("Whether a size is a limit and not just advice")),
+                ("isolation", one_of(&["landlock", "none"])),
             ]),
         ),
         (

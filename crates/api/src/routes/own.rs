@@ -97,6 +97,7 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
             "memory_limit_bytes": status.room.memory,
             "sizes": status.sizes.as_str(),
             "sizes_enforced": status.sizes.is_enforced(),
+            "isolation": if status.confined { "landlock" } else { "none" },
         },
         "warnings": status.warnings,
     })))

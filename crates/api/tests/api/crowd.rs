@@ -48,8 +48,9 @@ async fn sixty_branches_for_sixty_clients_with_room_for_four() {
         .into_iter()
         .enumerate()
         .map(|(number, config)| {
+            let tls = world.tls();
             tokio::spawn(async move {
-                let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+                let (client, connection) = config.connect(tls).await.unwrap();
                 let connection = tokio::spawn(connection);
                 let text = format!("CREATE TABLE mine AS SELECT {number} AS a");
                 client.batch_execute(&text).await.unwrap();
@@ -81,7 +82,7 @@ async fn a_full_host_says_so_after_a_while_and_goes_on() {
     let db = error.as_db_error().unwrap();
     assert_eq!((db.severity(), db.code().code()), ("FATAL", "57P03"));
     assert!(
-        db.message().starts_with("branch \"dev\" cannot be reached: this host has no room"),
+        db.message().starts_with("branch \"shop/dev\" cannot be reached: this host has no room"),
         "{}",
         db.message()
     );
@@ -110,8 +111,9 @@ async fn sessions_that_do_nothing_make_room_after_the_grace_time() {
     idle.simple_query("SELECT 1").await.unwrap();
     world.branch("dev", FOREVER).await;
     let config = world.config("dev").await;
+    let tls = world.tls();
     let waiting = tokio::spawn(async move {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        let (client, connection) = config.connect(tls).await.unwrap();
         tokio::spawn(connection);
         client.simple_query("SELECT 1").await.unwrap();
     });
@@ -132,12 +134,13 @@ async fn who_waits_for_a_branch_that_is_deleted_is_told() {
     busy.batch_execute("BEGIN").await.unwrap();
     world.branch("dev", FOREVER).await;
     let config = world.config("dev").await;
-    let waiting = tokio::spawn(async move { config.connect(tokio_postgres::NoTls).await.err().unwrap() });
+    let tls = world.tls();
+    let waiting = tokio::spawn(async move { config.connect(tls).await.err().unwrap() });
     while world.control.room().waiting == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.delete("/projects/shop/branches/dev?purge=true").await.response();
     let error = waiting.await.unwrap();
-    assert!(error.as_db_error().unwrap().message().contains("is deleted"), "{error:?}");
+    assert!(error.as_db_error().unwrap().message().ends_with("was deleted"), "{error:?}");
     assert_eq!(world.control.room().waiting, 0);
 }

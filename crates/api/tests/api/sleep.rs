@@ -47,7 +47,7 @@ async fn session(
     world: &World,
     branch: &str,
 ) -> (tokio_postgres::Client, tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>) {
-    let (client, connection) = world.config(branch).await.connect(tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) = world.config(branch).await.connect(world.tls()).await.unwrap();
     (client, tokio::spawn(connection))
 }
 
@@ -215,7 +215,7 @@ async fn a_disabled_endpoint_sleeps_until_it_is_enabled() {
     let error = world.try_connect("production").await.err().unwrap();
     let db = error.as_db_error().unwrap();
     assert_eq!(db.code().code(), "55000");
-    assert_eq!(db.message(), "branch \"production\" cannot be reached: its endpoint is disabled");
+    assert_eq!(db.message(), "the endpoint of branch \"shop/production\" is disabled");
     let answer = world.post(&format!("{PRODUCTION}/wake"), "").await;
     assert_eq!(
         (answer.status, answer.body["error_code"].as_str()),
@@ -291,18 +291,18 @@ async fn a_compute_that_died_is_not_taken_for_awake() {
 async fn nobody_is_lost_in_a_suspension() {
     const SUSPENSIONS: usize = 12;
     let world = Arc::new(World::with_shop().await);
-    let config = world.config("production").await;
     // Held shared from before a client comes until it has gone, and alone while time passes: idle is
     // only what no client is busy with.
     let time = Arc::new(tokio::sync::RwLock::new(()));
     let (done, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..4)
         .map(|number| {
-            let (config, time, done, served) = (config.clone(), time.clone(), done.clone(), served.clone());
+            let (world, time, done, served) = (world.clone(), time.clone(), done.clone(), served.clone());
             tokio::spawn(async move {
                 while !done.load(Ordering::Relaxed) {
                     let turn = time.read().await;
-                    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+                    let config = world.config("production").await;
+                    let (client, connection) = config.connect(world.tls()).await.unwrap();
                     let connection = tokio::spawn(connection);
                     let row = client.query_one("SELECT $1::int", &[&number]).await.unwrap();
                     assert_eq!(row.get::<_, i32>(0), number);

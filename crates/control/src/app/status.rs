@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use compute::confinement;
 use compute::engine::Usage;
 use compute::limits::Means;
 
@@ -37,6 +38,8 @@ pub struct Status {
     pub room: Room,
     /// What holds computes to their size.
     pub sizes: Means,
+    /// Whether computes are confined to the files of their branch.
+    pub confined: bool,
     /// What people should know, e.g. that the usual port was taken.
     pub warnings: Vec<String>,
 }
@@ -97,6 +100,7 @@ impl Control {
                 computes,
                 room: control.room(),
                 sizes: control.engine.means(),
+                confined: confinement::available(),
             })
         })
         .await
@@ -104,15 +108,20 @@ impl Control {
 
     fn warnings(&self, computes: &[ComputeLine]) -> Vec<String> {
         let wanted = self.settings.pg_port;
+        let open = (!confinement::available()).then(|| {
+            "this kernel has no Landlock (5.13 to 6.1 have too little of it): programs that a superuser of one \
+             branch starts can reach the files of the others"
+                .to_owned()
+        });
         let moved = computes.iter().filter_map(|line| line.address).find(|address| address.port != wanted);
-        match moved {
-            Some(address) if wanted != 0 => vec![format!(
+        let moved = moved.filter(|_| wanted != 0).map(|address| {
+            format!(
                 "port {wanted} was taken, some branches listen on others (e.g. {}:{}); \
                  programs that assume {wanted} do not find them",
                 address.host, address.port
-            )],
-            _ => Vec::new(),
-        }
+            )
+        });
+        moved.into_iter().chain(open).collect()
     }
 
     /// Space of a branch.

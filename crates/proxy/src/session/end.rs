@@ -96,9 +96,9 @@ pub(super) fn unreachable(error: ConnectError, route: &Route) -> Refusal {
         }
         ConnectError::TooManyWaiting => Refusal::new(
             sqlstate::CANNOT_CONNECT_NOW,
-            format!("branch \"{name}\" cannot be woken: too many others wait for the same memory"),
+            format!("branch \"{name}\" cannot be reached: this host has no room for it, others are in use"),
         )
-        .with_hint("try again in a while, or suspend an endpoint that is not needed"),
+        .with_hint("try again later, close connections of other branches, or give ana serve more --memory"),
         ConnectError::CannotStart(reason) => Refusal::new(
             sqlstate::CANNOT_CONNECT_NOW,
             format!("branch \"{name}\" cannot be reached: {reason}"),
