@@ -249,6 +249,21 @@ pub struct Proxied {
     pub per_second: f64,
 }
 
+impl Proxied {
+    /// Both runs as one.
+    #[must_use]
+    pub fn and(self, other: &Proxied) -> Proxied {
+        let seconds = self.seconds + other.seconds;
+        let weighed = |ours: f64, theirs: f64| (ours * self.seconds + theirs * other.seconds) / seconds;
+        Proxied {
+            seconds,
+            transactions: self.transactions + other.transactions,
+            per_second: weighed(self.per_second, other.per_second),
+            ..self
+        }
+    }
+}
+
 /// Resident memory of the daemon with idle clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Idle {
