@@ -9,8 +9,10 @@ pub mod http_create;
 pub mod idle;
 pub mod micro;
 pub mod proxy;
+pub mod sizes;
 pub mod space;
 pub mod throughput;
+pub mod turns;
 pub mod wake;
 
 use std::time::Duration;
@@ -36,10 +38,12 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         throughput::tables(lines),
         space::tables(lines),
         micro::tables(lines),
+        sizes::tables(lines),
         http_create::tables(lines),
         connect::tables(lines),
         wake::tables(lines),
         crowd::tables(lines),
+        turns::tables(lines),
         idle::tables(lines),
         proxy::tables(lines),
     ];
