@@ -31,14 +31,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Prepares a run and writes its first line.
-    pub fn prepare(options: Run) -> Result<Bench> {
+    /// Prepares a run and writes its first line. `sized`: computes are to be held to sizes.
+    pub fn prepare(options: Run, sized: bool) -> Result<Bench> {
         // Opened before root is given up: the file belongs to whoever asked for it.
         let file = std::fs::File::options().append(true).create(true).open(&options.out);
         let file = file.context(format!("opening {}", options.out.display()))?;
         let daemon = options.daemon.as_ref().map(|program| program.canonicalize()).transpose();
         let options = Run { daemon: daemon.context("looking for the daemon's program")?, ..options };
-        let ground = Ground::prepare(options.dir.as_deref(), options.run_as.as_deref())?;
+        let ground = Ground::prepare(options.dir.as_deref(), options.run_as.as_deref(), sized)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("starting threads")?;
         ground::watch_signals(runtime.handle())?;
@@ -80,15 +80,27 @@ impl Bench {
 
     /// An empty home behind a daemon.
     pub fn daemon(&self) -> Result<Daemon> {
+        self.daemon_with(&[])
+    }
+
+    /// An empty home behind a daemon started with more arguments.
+    pub fn daemon_with(&self, more: &[String]) -> Result<Daemon> {
         let program = self.options.daemon.as_ref();
         let program = program
             .ok_or_else(|| Failure("this is measured behind a daemon: --daemon PROGRAM".to_owned()))?;
-        Daemon::start(program, &self.ground, &self.server, self.runtime())
+        Daemon::start(program, &self.ground, &self.server, self.runtime(), more)
     }
 
     /// An empty home in this process.
     pub fn home(&self) -> Result<Home> {
         Home::new(&self.ground, &self.server)
+    }
+
+    /// An empty home in this process whose computes can be given a size.
+    pub fn sized_home(&self) -> Result<Home> {
+        let home = self.home()?;
+        home.engine().limit_with(self.ground.limiter().clone());
+        Ok(home)
     }
 
     fn circumstances(&self) -> raw::Run {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use client::{Client, Expiry, Method, NewBranch, NewToken, Remote};
+use client::{Client, Expiry, NewBranch, NewToken, Remote};
 use compute::server::Server;
 use tokio::runtime::Handle;
 
@@ -33,8 +33,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program serve` on an empty home.
-    pub fn start(program: &Path, ground: &Ground, server: &Server, runtime: &Handle) -> Result<Daemon> {
+    /// Starts `program serve` on an empty home, with `more` arguments.
+    pub fn start(
+        program: &Path,
+        ground: &Ground,
+        server: &Server,
+        runtime: &Handle,
+        more: &[String],
+    ) -> Result<Daemon> {
         let home = ground.make("daemon")?;
         let sockets = ground.make("x")?;
         restrict(&sockets)?;
@@ -46,6 +52,7 @@ impl Daemon {
             .arg(&home)
             .args(["serve", "--http-port=0", "--pg-port=0", "--owner=bench@localhost", "--pg-bin"])
             .arg(&server.bin_dir)
+            .args(more)
             .env("XDG_RUNTIME_DIR", &sockets)
             .stdin(Stdio::null())
             .stdout(log)
@@ -96,10 +103,7 @@ impl Daemon {
     /// Ends the compute of a branch; the next connection starts it.
     pub fn suspend(&self, branch: &str) -> Result<()> {
         let (project, branch) = self.place(branch)?;
-        let path =
-            format!("/api/anabranch/v1/projects/{project}/branches/{branch}/endpoints/{PRIMARY}/suspend");
-        self.runtime.block_on(self.client.raw(Method::POST, &path, None))?;
-        Ok(())
+        Ok(self.runtime.block_on(self.client.suspend_endpoint(&project, &branch, PRIMARY))?)
     }
 
     /// Gives an endpoint so many compute units. Its connections count from the next start.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use compute::limits::Limiter;
 use compute::{os, run_as};
 
 use crate::failure::{Context, Failure, Result};
@@ -10,27 +11,36 @@ use crate::failure::{Context, Failure, Result};
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// A directory that goes away with the run. Whoever puts servers in it stops them first.
-#[derive(Debug)]
 pub struct Ground {
     path: PathBuf,
+    limiter: Limiter,
 }
 
 impl Ground {
     /// Makes the directory below `base`. Root becomes an ordinary user for good, as the daemon
-    /// would: so this comes before any thread is started.
-    pub fn prepare(base: Option<&Path>, user: Option<&str>) -> Result<Ground> {
+    /// would: so this comes before any thread is started. `sized`: computes are to be held to sizes.
+    pub fn prepare(base: Option<&Path>, user: Option<&str>, sized: bool) -> Result<Ground> {
         let base = base.map_or_else(std::env::temp_dir, Path::to_owned);
         std::fs::create_dir_all(&base).context(format!("making {}", base.display()))?;
         let base = base.canonicalize().context(format!("resolving {}", base.display()))?;
         let path = base.join(format!("ana-bench-{}", std::process::id()));
-        match run_as::choose(user).map_err(hinted)? {
+        let limiter = |user| {
+            // One name for all runs: an ordinary user cannot remove the group that root made.
+            if sized { Limiter::prepare(&base.join("ana-bench"), user) } else { Limiter::priorities() }
+        };
+        let limiter = match run_as::choose(user).map_err(hinted)? {
             Some(choice) => {
                 run_as::prepare_home(&path, &choice.user).map_err(hinted)?;
+                let limiter = limiter(Some(&choice.user));
                 run_as::drop_privileges(&choice.user).map_err(hinted)?;
+                limiter
             }
-            None => std::fs::create_dir(&path).context(format!("making {}", path.display()))?,
-        }
-        let ground = Ground { path };
+            None => {
+                std::fs::create_dir(&path).context(format!("making {}", path.display()))?;
+                limiter(None)
+            }
+        };
+        let ground = Ground { path, limiter };
         // The caller's directory may be closed to the new user, and PostgreSQL's programs look at it.
         std::env::set_current_dir(&ground.path).context("changing the directory")?;
         Ok(ground)
@@ -46,6 +56,11 @@ impl Ground {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What holds computes to their sizes.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// What the disk is formatted with.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use compute::engine::{BOOTSTRAP_ROLE, BranchKey, Engine, StartOptions, StopMode};
+use compute::limits::Limits;
 use compute::server::Server;
 
 use crate::failure::{Context, Failure, Result};
@@ -67,6 +68,11 @@ impl Home {
             password: PASSWORD.to_owned(),
             database: "postgres".to_owned(),
         })
+    }
+
+    /// Gives a branch a size: at once where it was started with one, else with its next start.
+    pub fn resize(&self, branch: &str, limits: Limits) -> Result<()> {
+        Ok(self.engine.resize(&key(branch)?, limits)?)
     }
 
     /// Stops a branch cleanly.

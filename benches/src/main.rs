@@ -6,6 +6,7 @@ mod daemon;
 mod disk;
 mod failure;
 mod figures;
+mod files;
 mod ground;
 mod home;
 mod load;
@@ -27,7 +28,8 @@ use clap::Parser;
 use bench::Bench;
 use failure::Result;
 use figures::{
-    connect, create, crowd, first_row, gate, http_create, idle, micro, proxy, space, throughput, wake,
+    connect, create, crowd, first_row, gate, http_create, idle, micro, proxy, sizes, space, throughput,
+    turns, wake,
 };
 use options::{Options, Run, What};
 use raw::Line;
@@ -45,8 +47,15 @@ fn main() -> ExitCode {
 }
 
 /// What lies between a client and its branch.
-const DOOR: [Figure; 6] =
-    [http_create::measure, connect::measure, wake::measure, crowd::measure, idle::measure, proxy::measure];
+const DOOR: [Figure; 7] = [
+    http_create::measure,
+    connect::measure,
+    wake::measure,
+    crowd::measure,
+    turns::measure,
+    idle::measure,
+    proxy::measure,
+];
 
 fn run(what: What) -> Result<()> {
     match what {
@@ -56,12 +65,14 @@ fn run(what: What) -> Result<()> {
         What::Throughput(run) => measure(run, &[throughput::measure]),
         What::Space(run) => measure(run, &[space::measure]),
         What::Micro(run) => measure(run, &[micro::measure]),
+        What::Sizes(run) => measure_sized(run, &[sizes::measure]),
         What::HttpCreate(run) => measure(run, &[http_create::measure]),
         What::Connect(run) => measure(run, &[connect::measure]),
         What::Wake(run) => measure(run, &[wake::measure]),
         What::Proxy(run) => measure(run, &[proxy::measure]),
         What::Idle(run) => measure(run, &[idle::measure]),
         What::Crowd(run) => measure(run, &[crowd::measure]),
+        What::Turns(run) => measure(run, &[turns::measure]),
         What::Door(run) => measure(run, &DOOR),
         What::All(run) => {
             let mut figures: Vec<Figure> = vec![
@@ -71,11 +82,12 @@ fn run(what: What) -> Result<()> {
                 gate::measure,
                 space::measure,
                 throughput::measure,
+                sizes::measure,
             ];
             if run.daemon.is_some() {
                 figures.extend(DOOR);
             }
-            measure(run, &figures)
+            measure_sized(run, &figures)
         }
         What::Report { files } => {
             for file in files {
@@ -89,8 +101,16 @@ fn run(what: What) -> Result<()> {
 
 /// Runs some figures; what was measured is printed even where a later one fails.
 fn measure(options: Run, figures: &[Figure]) -> Result<()> {
-    let bench = Bench::prepare(options)?;
-    let outcome = figures.iter().try_for_each(|figure| figure(&bench));
+    run_figures(&Bench::prepare(options, false)?, figures)
+}
+
+/// As [`measure`], where computes can be held to sizes.
+fn measure_sized(options: Run, figures: &[Figure]) -> Result<()> {
+    run_figures(&Bench::prepare(options, true)?, figures)
+}
+
+fn run_figures(bench: &Bench, figures: &[Figure]) -> Result<()> {
+    let outcome = figures.iter().try_for_each(|figure| figure(bench));
     print(&bench.lines());
     outcome
 }

@@ -26,6 +26,8 @@ pub enum What {
     Space(Run),
     /// Cost of single calls through the preload library against raw system calls
     Micro(Run),
+    /// What a size does: a query at 0.5 and 2 units, a parent while four children scan
+    Sizes(Run),
     /// Create over HTTP against the store's own time; needs --daemon, as all that follow
     HttpCreate(Run),
     /// Connecting through the daemon's door against connecting to PostgreSQL
@@ -38,7 +40,9 @@ pub enum What {
     Idle(Run),
     /// Many branches created, woken and asked at once
     Crowd(Run),
-    /// The six that need --daemon
+    /// Many clients at once, a branch each, with room for few
+    Turns(Run),
+    /// The seven that need --daemon
     Door(Run),
     /// Everything; what needs --daemon only with it
     All(Run),

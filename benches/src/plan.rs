@@ -51,6 +51,10 @@ pub struct Plan {
     pub idle: u32,
     /// Branches created and asked at once.
     pub crowd: u32,
+    /// Rows that the query of `sizes` works on.
+    pub work_rows: u32,
+    /// Clients that come at once, each to a branch of its own, with room for a few.
+    pub turns: u32,
     /// What is less than in full.
     pub reductions: Vec<String>,
 }
@@ -91,6 +95,8 @@ impl Plan {
             wakes: 40,
             idle: 2000,
             crowd: 16,
+            work_rows: 2_000_000,
+            turns: 200,
             reductions: Vec::new(),
         }
     }
@@ -116,6 +122,8 @@ impl Plan {
             wakes: 2,
             idle: 40,
             crowd: 4,
+            work_rows: 200_000,
+            turns: 20,
             reductions: Vec::new(),
         }
     }
@@ -156,6 +164,8 @@ impl Plan {
             ("endpoints woken a round", self.wakes, full.wakes),
             ("idle clients", self.idle, full.idle),
             ("branches at once", self.crowd, full.crowd),
+            ("rows of work", self.work_rows, full.work_rows),
+            ("clients that take turns", self.turns, full.turns),
         ];
         let counts = counts.map(|(what, is, should)| (what, is < should, is.to_string(), should.to_string()));
         pairs
@@ -196,7 +206,7 @@ mod tests {
     fn every_reduction_is_named_and_full_has_none() {
         assert_eq!(Plan::of(&run(false)).reductions, [""; 0]);
         let quick = Plan::of(&run(true)).reductions;
-        assert_eq!(quick.len(), 15, "{quick:?}");
+        assert_eq!(quick.len(), 17, "{quick:?}");
         assert_eq!(quick[0], "rounds: 2 instead of 5");
         let fewer = Plan::of(&Run { rounds: Some(3), ..run(false) }).reductions;
         assert_eq!(fewer, ["rounds: 3 instead of 5"]);

@@ -27,6 +27,9 @@ pub enum Line {
     Proxied(Proxied),
     Idle(Idle),
     Crowd(Crowd),
+    Sized(Sized),
+    Neighbours(Neighbours),
+    Turns(Turns),
 }
 
 /// Circumstances of a run; the first line of each.
@@ -249,6 +252,21 @@ pub struct Proxied {
     pub per_second: f64,
 }
 
+impl Proxied {
+    /// Both runs as one.
+    #[must_use]
+    pub fn and(self, other: &Proxied) -> Proxied {
+        let seconds = self.seconds + other.seconds;
+        let weighed = |ours: f64, theirs: f64| (ours * self.seconds + theirs * other.seconds) / seconds;
+        Proxied {
+            seconds,
+            transactions: self.transactions + other.transactions,
+            per_second: weighed(self.per_second, other.per_second),
+            ..self
+        }
+    }
+}
+
 /// Resident memory of the daemon with idle clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Idle {
@@ -272,6 +290,42 @@ pub struct Crowd {
     pub create_ms: f64,
     /// And until its first row.
     pub first_row_ms: f64,
+}
+
+/// A query that takes processors and nothing else, on a compute of some size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sized {
+    pub round: u32,
+    /// Size in compute units.
+    pub cu: f64,
+    pub query_ms: f64,
+}
+
+/// What the clients of a parent saw while children scanned, or alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Neighbours {
+    pub round: u32,
+    /// `tpcb` or `select`.
+    pub load: String,
+    pub clients: u32,
+    /// Children that scanned all the time; 0 is the parent alone.
+    pub children: u32,
+    /// Scans that they finished.
+    pub scans: u64,
+    pub seconds: f64,
+    pub transactions: u64,
+    pub median_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+/// Clients that came at once, each to a branch of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Turns {
+    /// Memory for all computes together.
+    pub memory_mib: u64,
+    /// From the beginning until each client had its row.
+    pub rows_ms: Vec<f64>,
 }
 
 /// The file of raw lines.

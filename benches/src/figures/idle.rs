@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use crate::bench::Bench;
 use crate::failure::{Context, Failure, Result};
+use crate::files;
 use crate::ground;
 use crate::raw::{Idle, Line};
 use crate::session::{self, Target};
@@ -25,6 +26,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Measures.
 pub fn measure(bench: &Bench) -> Result<()> {
+    files::raise_limit();
     let daemon = bench.daemon()?;
     let branches = bench.plan.idle.div_ceil(CLIENTS).max(1);
     let each = bench.plan.idle / branches;

@@ -7,13 +7,12 @@
 use std::time::Duration;
 
 use super::connect::check_encryption;
-use super::{LOAD_CLIENTS, distinct};
+use super::{LOAD_CLIENTS, distinct, in_turns};
 use crate::bench::Bench;
 use crate::failure::Result;
 use crate::ground;
 use crate::load::{self, Job, Kind};
 use crate::plain::{Plain, Setup, Shared};
-use crate::plan::rotated;
 use crate::pooler::Pooler;
 use crate::raw::{Line, Proxied};
 use crate::session::Target;
@@ -65,13 +64,15 @@ pub fn measure(bench: &Bench) -> Result<()> {
     for round in 0..bench.plan.rounds {
         for (kind, length) in [(Kind::Tpcb, bench.plan.tpcb), (Kind::Select, bench.plan.select)] {
             for clients in [1, LOAD_CLIENTS] {
-                for place in rotated(names.len(), round) {
+                let piece = |place: usize, length| {
                     let name = &names[place];
-                    let line = run(bench, name, &target_of(name)?, kind, clients, length)?;
+                    run(bench, name, &target_of(name)?, kind, clients, length)
+                };
+                for line in in_turns(names.len(), round, length, piece, Proxied::and)? {
                     let line = Proxied { round, ..line };
                     eprintln!(
-                        "proxy: round {round}, {} with {clients} clients {name}: {:.0}/s",
-                        line.load, line.per_second
+                        "proxy: round {round}, {} with {clients} clients {}: {:.0}/s",
+                        line.load, line.variant, line.per_second
                     );
                     bench.keep(Line::Proxied(line))?;
                 }
@@ -135,8 +136,9 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         table.note("pgbouncer is missing: it was not installed where this was measured.");
     }
     table.note(
-        "A ratio is taken within a round; shown is the median of the rounds. Goals through the door: TPC-B ≥ \
-         0.90, select-only ≥ 0.85, and above pgbouncer. Direct is a plain server with the branch's settings.",
+        "A ratio is taken within a round, in which the ways take turns every few seconds; shown is the median \
+         of the rounds. Goals through the door: TPC-B ≥ 0.90, select-only ≥ 0.85, and above pgbouncer. Direct \
+         is a plain server with the branch's settings.",
     );
     vec![table]
 }

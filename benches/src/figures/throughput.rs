@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{LOAD_CLIENTS, distinct};
+use super::{LOAD_CLIENTS, distinct, in_turns};
 use crate::bench::Bench;
 use crate::disk::DiskUse;
 use crate::failure::Result;
@@ -18,7 +18,6 @@ use crate::ground;
 use crate::home::Home;
 use crate::load::{self, Job, Kind};
 use crate::plain::{Plain, Setup, Shared};
-use crate::plan::rotated;
 use crate::process_time::{MachineTime, ServerTime};
 use crate::raw::{Line, Throughput};
 use crate::session::Target;
@@ -31,9 +30,6 @@ const OURS: &str = "plain, our settings";
 const ROOT: &str = "root";
 const CHILD: &str = "child";
 const STOCK: &str = "plain, own max_wal_size";
-
-/// Into how many pieces a run is cut.
-const PIECES: u32 = 4;
 
 struct Variant {
     name: &'static str,
@@ -67,7 +63,9 @@ pub fn measure(bench: &Bench) -> Result<()> {
                 variants.iter().try_for_each(|variant| read_all(bench, variant))?;
             }
             for clients in [1, LOAD_CLIENTS] {
-                for line in in_turns(bench, &variants, round, kind, clients, length)? {
+                let piece = |place: usize, length| run(bench, &variants[place], kind, clients, length);
+                for line in in_turns(variants.len(), round, length, piece, Throughput::and)? {
+                    let line = Throughput { round, ..line };
                     eprintln!(
                         "throughput: round {round}, {} with {clients} clients on {}: {:.0}/s",
                         line.load, line.variant, line.per_second
@@ -78,30 +76,6 @@ pub fn measure(bench: &Bench) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// One line for each variant, whose runs take turns in short pieces: on a shared machine what is measured
-/// a minute apart is measured on two machines.
-fn in_turns(
-    bench: &Bench,
-    variants: &[Variant],
-    round: u32,
-    kind: Kind,
-    clients: u32,
-    length: Duration,
-) -> Result<Vec<Throughput>> {
-    let pieces = u32::try_from(length.as_secs()).unwrap_or(PIECES).clamp(1, PIECES);
-    let mut lines: Vec<Option<Throughput>> = vec![None; variants.len()];
-    for piece in 0..pieces {
-        for place in rotated(variants.len(), round + piece) {
-            let part = run(bench, &variants[place], kind, clients, length / pieces)?;
-            lines[place] = Some(match lines[place].take() {
-                Some(before) => before.and(&part),
-                None => Throughput { round, ..part },
-            });
-        }
-    }
-    Ok(lines.into_iter().flatten().collect())
 }
 
 /// Reads table and index once, so that a select-only run finds them in memory whatever the machine has
