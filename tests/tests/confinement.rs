@@ -83,6 +83,29 @@ async fn a_superuser_of_one_branch_reaches_nothing_of_another() {
         refused(&dev, &format!("echo x >> {}", path.display())).await;
     }
 
+    // Nor does the daemon reach them for it, through links that lie where it works.
+    let manifest = lab.branch_directory("other").join("manifest");
+    let before = std::fs::read(&manifest).unwrap();
+    let trash = lab.layers("dev").pop().unwrap().join("trash");
+    let links = format!(
+        "rm -rf {trash}; ln -s {other} {trash}; ln -s {other}/manifest {own}/pg_wal/anabranch.zeros",
+        trash = trash.display(),
+        other = lab.branch_directory("other").display(),
+        own = lab.data_directory("dev").display()
+    );
+    assert_eq!(shell(&dev, &links).await, "0");
+    for _ in 0..3 {
+        run(
+            &dev,
+            "create table if not exists wal(v text); insert into wal select repeat(md5(i::text), 50)
+                   from generate_series(1, 4000) i",
+        )
+        .await;
+        lab.engine.maintain().unwrap();
+    }
+    assert_eq!(std::fs::read(&manifest).unwrap(), before, "the daemon followed a link");
+    assert_eq!(shell(&dev, &format!("rm {}", trash.display())).await, "0");
+
     // Its own it reaches, before and after cuts, and the rest of the machine as anybody does.
     let own = lab.data_directory("dev").join("postmaster.pid");
     assert!(shell(&dev, &format!("cat {}", own.display())).await.ends_with(" 0"));

@@ -292,13 +292,13 @@ async fn a_parent_at_rest() {
     scene.lab.stop("main");
     let info = scene.cut_and_check().await;
     assert_eq!(info.redo_lsn.0 / SEGMENT, border / SEGMENT);
-    // Killed: it is recovered first, and then cut.
+    // Killed: it is recovered first, and then cut, at rest.
     scene.start().await;
     scene.insert().await;
     scene.lab.engine.stop(&key("main"), StopMode::Kill).unwrap();
     let rows = scene.rows;
     let (child, _) = scene.cut();
-    scene.main = scene.lab.connect("main").await;
+    scene.start().await;
     scene.check(&child, rows).await;
 }
 

@@ -3,8 +3,8 @@
 //! All branches of a home run as one operating-system user, so permissions do not keep the programs that
 //! a superuser of one branch may start (`COPY … TO PROGRAM`, untrusted languages) from the files of the
 //! others. Landlock does (landlock(7)): it takes rights on directories away from a process and all its
-//! descendants, for good. It also keeps them from signalling and tracing anybody else. What it cannot do
-//! yet is forbid to connect to a socket in a directory; those ask for passwords.
+//! descendants, for good. From its sixth version on (Linux 6.12) it also keeps them from signalling
+//! others. What it cannot do yet is forbid to connect to a socket in a directory; those ask for passwords.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 pub mod confinement;
 pub mod elf;
 pub mod engine;
+mod guarded;
 pub mod imports;
 pub mod initdb;
 pub mod install;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::confinement::Confinement;
 use crate::fault::{Fault, planted};
+use crate::guarded;
 use crate::limits::Placement;
 use crate::os::{self, User};
 use crate::server::Server;
@@ -314,7 +315,7 @@ impl PostmasterFile {
     /// # Errors
     /// It cannot be read.
     pub fn read(data_directory: &Path) -> std::io::Result<Option<PostmasterFile>> {
-        match std::fs::read(data_directory.join("postmaster.pid")) {
+        match guarded::read(&data_directory.join("postmaster.pid")) {
             Ok(bytes) => Ok(PostmasterFile::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -516,6 +517,21 @@ pub fn remove_stale_shared_memory(data_directory: &Path) -> Result<bool, Error> 
         Some(_) => {
             os::remove_shared_memory(id).map_err(io("removing the shared memory of", data_directory))?;
             Ok(true)
+        }
+    }
+}
+
+/// As [`remove_stale_shared_memory`], for processes that have just been killed: whoever looks at the memory of
+/// one that dies (`/proc/PID/smaps_rollup`) keeps it attached for a moment.
+///
+/// # Errors
+/// Somebody has it attached still after a second.
+pub fn remove_left_shared_memory(data_directory: &Path) -> Result<bool, Error> {
+    let begin = Instant::now();
+    loop {
+        match remove_stale_shared_memory(data_directory) {
+            Err(Error::Attached(_)) if begin.elapsed() < Duration::from_secs(1) => std::thread::sleep(POLL),
+            other => return other,
         }
     }
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use pgdata::control_file::ControlFile;
 
+use crate::guarded;
+
 /// Names and values, in the order in which they are given to the server.
 pub type Settings = Vec<(String, String)>;
 
@@ -185,7 +187,7 @@ impl Recorded {
     pub fn configured(data_dir: &Path) -> std::io::Result<Recorded> {
         let mut values = std::collections::BTreeMap::new();
         for name in ["postgresql.conf", "postgresql.auto.conf"] {
-            match std::fs::read(data_dir.join(name)) {
+            match guarded::read(&data_dir.join(name)) {
                 // The last line that sets a name counts.
                 Ok(text) => values.extend(String::from_utf8_lossy(&text).lines().filter_map(assignment)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -205,7 +207,7 @@ impl Recorded {
     /// # Errors
     /// The file cannot be read; a missing one is no error.
     pub fn last_started(data_dir: &Path) -> std::io::Result<Recorded> {
-        let text = match std::fs::read(data_dir.join("postmaster.opts")) {
+        let text = match guarded::read(&data_dir.join("postmaster.opts")) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Recorded::default()),
             Err(error) => return Err(error),

@@ -285,7 +285,12 @@ impl Home {
             manifest.store_after(branch, || self.sync_new(&layer))
         };
         if let Err(errno) = stored {
-            self.end_lease(next.layer)?;
+            // What failed last may be the sync of a name that is there already: then the layer is the
+            // manifest's, and the next cut uses it.
+            let named = Manifest::load(branch).is_ok_and(|now| now.entries.contains(&next));
+            if !named {
+                self.end_lease(next.layer)?;
+            }
             return Err(errno);
         }
         Ok(Prepared { sealed, next })
@@ -403,7 +408,7 @@ pub fn remove_tree(parent: Fd, name: &str) -> Result<()> {
 }
 
 fn remove_inside(parent: Fd, name: &CStr) -> Result<()> {
-    let fd = sys::openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | libc::O_NOFOLLOW, 0)?;
+    let fd = sys::openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | sys::O_NOFOLLOW, 0)?;
     let mut inside = Vec::new();
     let listed = list_native(fd, &RelPath::ROOT, &mut |name, kind| {
         inside.push((name.to_vec(), kind == Kind::Directory));

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use crate::errno::{Errno, Result};
 use crate::layer::LayerId;
 use crate::moment::{Moment, reached};
-use crate::sys::{self, Fd, O_CLOEXEC, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
+use crate::sys::{self, Fd, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_TRUNC, O_WRONLY};
 
 const MAGIC: &[u8; 8] = b"ANAMANI1";
 const VERSION: u32 = 1;
@@ -153,7 +153,7 @@ fn replace_file_after(
     bytes: &[u8],
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let fd = sys::openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
+    let fd = create_beside(dir, temporary, O_WRONLY)?;
     let written = sys::pwrite_full(fd, bytes, 0).and_then(|()| sys::fdatasync(fd));
     sys::close(fd);
     written?;
@@ -161,6 +161,16 @@ fn replace_file_after(
     reached(Moment::RecordBeside);
     sys::renameat(dir, temporary, dir, name)?;
     sys::fsync(dir)
+}
+
+/// Makes a file that is to be given its name later, in place of one that an earlier try left. Processes of a
+/// branch may write in some of these directories: a link that lies there is removed, not followed.
+pub(crate) fn create_beside(dir: Fd, temporary: &CStr, access: i32) -> Result<Fd> {
+    match sys::unlinkat(dir, temporary, 0) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    sys::openat(dir, temporary, access | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
 }
 
 #[cfg(test)]

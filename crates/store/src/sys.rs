@@ -11,8 +11,8 @@ use crate::errno::{Errno, Result};
 use crate::recorder;
 
 pub use libc::{
-    AT_FDCWD, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC,
-    O_WRONLY,
+    AT_FDCWD, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_TMPFILE,
+    O_TRUNC, O_WRONLY,
 };
 
 /// A file descriptor.

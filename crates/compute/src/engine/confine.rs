@@ -53,8 +53,16 @@ impl Engine {
         // Whoever records our calls does so in our computes.
         let recording = std::env::var_os(store::recorder::VARIABLE).map(PathBuf::from);
         written.extend(recording.as_deref().and_then(Path::parent).map(Path::to_owned));
-        let closed = [self.home.path().to_owned(), self.sockets.clone(), PathBuf::from(super::run::MEMORY)];
-        let closed = closed.map(|path| path.canonicalize().unwrap_or(path)).to_vec();
+        let mut closed =
+            vec![self.home.path().to_owned(), self.sockets.clone(), PathBuf::from(super::run::MEMORY)];
+        // Other daemons of this user have their sockets and keys beside ours.
+        closed.extend(self.sockets.parent().filter(|base| is_common_base(base)).map(Path::to_owned));
+        // Control groups and knobs of other processes: to look at.
+        for kernel in ["/proc", "/sys"] {
+            closed.push(kernel.into());
+            read.push(kernel.into());
+        }
+        let closed = closed.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect();
         Ok(Reach { closed, written, read })
     }
 }
@@ -63,4 +71,10 @@ impl Engine {
 fn installation(server: &Server) -> PathBuf {
     let bin = server.bin_dir.canonicalize().unwrap_or_else(|_| server.bin_dir.clone());
     bin.parent().map_or(bin.clone(), Path::to_owned)
+}
+
+/// Whether a directory holds the run directories of all daemons of a user.
+fn is_common_base(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name == b"anabranch" || name.starts_with(b".anabranch-")
 }

@@ -102,7 +102,9 @@ impl Engine {
         batch: Batch,
     ) -> Result<(), Error> {
         let published = self.publish_in(key, new, manifest, server, batch);
-        if published.is_err() {
+        // What failed may be the sync of a rename that was made: then the branch has the references, and
+        // its removal gives them back.
+        if published.is_err() && !self.exists(key) {
             let _ = self.home.abandon(manifest);
         }
         published

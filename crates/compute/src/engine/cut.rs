@@ -22,7 +22,7 @@ use super::create::{make_skeleton, now_us};
 use super::durable::Batch;
 use super::home::{Context, Engine, seal_layer};
 use super::record::{CutRecord, ServerRecord};
-use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions};
+use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions, StopMode};
 use crate::fault::{Fault, planted};
 use crate::server::Server;
 use crate::settings::Recorded;
@@ -62,9 +62,9 @@ impl Engine {
             return self.cut_info(child);
         }
         self.must_exist(parent)?;
-        self.recover_first(parent)?;
         let lock = self.lock(parent);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.recover_first(parent)?;
         let new = self.home.branch_path(&format!("{child}{}", store::home::NEW));
         if new.exists() {
             fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
@@ -91,7 +91,8 @@ impl Engine {
         CutRecord::decode(key.as_str(), &manifest.note)
     }
 
-    /// A branch that did not stop cleanly is recovered by PostgreSQL before it is cut.
+    /// A branch that did not stop cleanly is recovered by PostgreSQL before it is cut, and stopped again:
+    /// the compute that serves it is started with its own settings. Under the branch's lock.
     fn recover_first(&self, parent: &BranchKey) -> Result<(), Error> {
         match self.state(parent)? {
             ComputeState::Running { .. } => Ok(()),
@@ -105,7 +106,8 @@ impl Engine {
                     let server = self.recorded_server(parent)?;
                     // Nobody has prepared a child for work that was never started: as at a first start.
                     let options = StartOptions { first_start: true, ..StartOptions::default() };
-                    self.start(parent, &server, &options)?;
+                    self.start_locked(parent, &server, &options)?;
+                    self.stop_locked(parent, StopMode::Fast)?;
                 }
                 Ok(())
             }
@@ -180,6 +182,13 @@ impl Engine {
         let stack = Stack::load(self.home.layers(), branch)
             .context(|| format!("could not read the stack of branch {parent}"))?;
         if !matches!(self.state(parent)?, ComputeState::Running { .. }) {
+            // It may have been killed since it was looked at: what outlives a postmaster goes on writing.
+            if self.state(parent)? != ComputeState::Stopped
+                || self.control_file(parent)?.state != State::ShutDown
+            {
+                let why = "its server ended while it was being cut; try again".to_owned();
+                return Err(Error::Refused(parent.to_string(), why));
+            }
             let prepared = self.prepare(parent, None)?;
             let below = prepared.next.slot;
             let control = read_control(&stack, below)?;

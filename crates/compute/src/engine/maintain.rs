@@ -11,6 +11,7 @@ use store::moment::{Moment, reached};
 
 use super::home::{Context, Engine, seal_layer};
 use super::{BranchKey, ComputeState, Error, StopMode, Usage};
+use crate::guarded::Pinned;
 
 impl Engine {
     /// Kills what runs, drops the branch's references, frees layers nothing references.
@@ -27,7 +28,7 @@ impl Engine {
         self.stop_locked(key, StopMode::Kill)?;
         reached(Moment::ComputeEnded);
         // A segment that somebody still has attached is not ours to remove, and no reason to stop.
-        let _ = crate::process::remove_stale_shared_memory(&self.data_directory(key));
+        let _ = crate::process::remove_left_shared_memory(&self.data_directory(key));
         self.remove_cache_directory(key);
         self.remove_placement(key);
         self.forget_limits(key);
@@ -100,7 +101,11 @@ impl Engine {
             }
         }
         for entry in &manifest.entries {
-            empty(&self.home.layer_path(entry.layer).join("trash"));
+            // The branch's own processes may write there: no links.
+            let layer = Pinned::open(&self.home.layer_path(entry.layer));
+            if let Ok(trash) = layer.and_then(|layer| Pinned::open(&layer.path().join("trash"))) {
+                trash.empty();
+            }
         }
         let lock = self.lock(key);
         // A cut or start in progress comes first; the next round finds this branch again.
@@ -118,13 +123,6 @@ impl Engine {
         }
         let _one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         seal_layer(self.home.layers(), layer)
-    }
-}
-
-fn empty(trash: &Path) {
-    let Ok(files) = fs::read_dir(trash) else { return };
-    for file in files.flatten() {
-        let _ = fs::remove_file(file.path());
     }
 }
 

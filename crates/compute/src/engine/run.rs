@@ -37,6 +37,15 @@ impl Engine {
         self.must_exist(key)?;
         let lock = self.lock(key);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.start_locked(key, server, options)
+    }
+
+    pub(super) fn start_locked(
+        &self,
+        key: &BranchKey,
+        server: &Server,
+        options: &StartOptions,
+    ) -> Result<i32, Error> {
         match self.settled_state(key)? {
             ComputeState::Running { pid } => return Ok(pid),
             ComputeState::Orphans { pids } if !planted(Fault::OrphanOverlooked) => {
@@ -229,7 +238,7 @@ impl Engine {
             StopMode::Kill => {
                 process::kill_all(&data).map_err(failed)?;
                 // The next start looks again; left alone, segments of killed computes add up.
-                let _ = process::remove_stale_shared_memory(&data);
+                let _ = process::remove_left_shared_memory(&data);
             }
         }
         self.remove_cache_directory(key);

@@ -16,6 +16,7 @@ use pgdata::wal::segment_name;
 
 use super::home::{Context, Engine};
 use super::{BranchKey, Error};
+use crate::guarded::{self, Pinned};
 
 /// Our segments begin this far ahead of the writer, out of the way of a backend that is making the
 /// next one at this moment.
@@ -41,8 +42,10 @@ impl Engine {
         let data = self.data_directory(key);
         let keep =
             slot_positions(&data.join("pg_replslot")).into_iter().fold(control.redo_lsn.0, u64::min) / size;
-        let directory = data.join("pg_wal");
-        let mut segments = Segments::list(directory, control.timeline, size)?;
+        // The branch's own processes may write there: no links.
+        let pinned = Pinned::open(&data.join("pg_wal"))
+            .context(|| format!("could not open the WAL of branch {key}"))?;
+        let mut segments = Segments::list(pinned.path(), control.timeline, size)?;
         let before = self.wal_marks().insert(key.clone(), mark).unwrap_or(mark);
         let written = (mark / size).saturating_sub(before / size);
         let current = mark / size;
@@ -125,7 +128,9 @@ impl Segments {
         let next = self.next_free(current);
         let beside = self.directory.join("anabranch.zeros");
         let what = || format!("could not make {}", beside.display());
-        let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        // A link or what an earlier try left.
+        let _ = fs::remove_file(&beside);
+        let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
         let mut file = open.context(what)?;
         let zeros = vec![0u8; 1 << 20];
         for _ in 0..self.size.div_ceil(zeros.len() as u64) {
@@ -170,7 +175,7 @@ fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
 fn slot_positions(directory: &Path) -> Vec<u64> {
     let Ok(slots) = fs::read_dir(directory) else { return Vec::new() };
     let position = |slot: fs::DirEntry| {
-        let bytes = fs::read(slot.path().join("state")).ok()?;
+        let bytes = guarded::read(&slot.path().join("state")).ok()?;
         bytes.get(96..104)?.try_into().ok().map(u64::from_le_bytes)
     };
     // A slot that does not read back keeps everything; one at 0 has not reserved anything.

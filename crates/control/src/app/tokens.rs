@@ -89,6 +89,13 @@ impl Control {
         let mut scopes = if new.scopes.is_empty() { vec![Scope::All] } else { new.scopes };
         scopes.sort();
         scopes.dedup();
+        let limited = scopes != [Scope::All] || new.projects.is_some();
+        if new.kind == TokenKind::ClientSecret && limited {
+            // What it is exchanged for says what it may do.
+            let why =
+                "A client secret has no limits of its own; ask the token endpoint for a narrower 'scope'.";
+            return Err(Error::invalid(why));
+        }
         let mut random = [0; 32];
         self.random.fill(&mut random).map_err(super::no_randomness)?;
         let form = match new.kind {

@@ -102,7 +102,15 @@ impl Control {
             return Ok(false);
         };
         slot.set_phase(Phase::Starting);
-        self.start_prepared(&plan).await?;
+        if let Err(error) = self.start_prepared(&plan).await {
+            // Started and not made ready, it would run on, counted by nobody.
+            let key = key_of(branch)?;
+            let stopped = self.blocking(move |control| Ok(control.engine.stop(&key, StopMode::Fast)?)).await;
+            if let Err(error) = stopped {
+                tracing::warn!(branch, %error, "a compute that is not ready could not be stopped");
+            }
+            return Err(error.into());
+        }
         permit.awake();
         self.note_awake(branch, slot);
         Ok(true)

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::errno::{Errno, Result};
 use crate::fault::{Fault, planted};
 use crate::path::{RelPath, WHITEOUT_PREFIX};
-use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_RDONLY, O_RDWR};
+use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR};
 
 pub mod arena;
 pub mod entry;
@@ -158,7 +158,8 @@ impl Layer {
     /// `EUCLEAN` when it has neither an index nor an arena of this boot: it must be rebuilt first
     /// ([`seal::rebuild`]).
     pub fn open(layers: Fd, id: LayerId) -> Result<Layer> {
-        let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+        let dir =
+            sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)?;
         let files = match sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) {
             Ok(files) => files,
             Err(errno) => {

@@ -10,10 +10,10 @@ use crate::layer::arena::{self, Arena, MAX_BLOCKS, SyncState};
 use crate::layer::entry::{self, Entry};
 use crate::layer::index::Builder;
 use crate::layer::{Kind, Layer, LayerId, blocks, directory_name, hidden_name, list_native, log};
-use crate::manifest::replace_file;
+use crate::manifest::{create_beside, replace_file};
 use crate::moment::{Moment, reached};
 use crate::path::RelPath;
-use crate::sys::{self, Fd, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC};
+use crate::sys::{self, Fd, O_APPEND, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR};
 
 /// Bits of one file, taken before its data is synced.
 pub type Snapshot = [u64; (MAX_BLOCKS / 64) as usize];
@@ -54,7 +54,7 @@ fn sync_counted(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode: 
 }
 
 fn log_blocks(layer: &Layer, arena: &Arena, record: u32, floor: u64, snapshot: &Snapshot) -> Result<()> {
-    let log = match sys::openat(layer.dir, c"log", O_RDWR | O_APPEND | O_CLOEXEC, 0) {
+    let log = match sys::openat(layer.dir, c"log", O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0) {
         Ok(log) => log,
         // Sealed meanwhile: the index has what the log would say.
         Err(Errno::NOENT) if sys::fstatat(layer.dir, c"index", 0).is_ok() => return Ok(()),
@@ -325,7 +325,7 @@ fn index_file(layer: &Layer, path: &RelPath, builder: &mut Builder) -> Result<()
 /// and the map log, and removes files whose creation was cut short. Does nothing to a layer that
 /// has an index or an arena of this boot.
 pub fn rebuild(layers: Fd, id: LayerId) -> Result<()> {
-    let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
+    let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)?;
     // Relatives that start at the same time share the layer.
     let rebuilt = sys::flock(dir, libc::LOCK_EX).and_then(|()| rebuild_in(dir));
     sys::close(dir);
@@ -336,13 +336,13 @@ fn rebuild_in(dir: Fd) -> Result<()> {
     if sys::fstatat(dir, c"index", 0).is_ok() {
         return Ok(());
     }
-    if let Ok(fd) = sys::openat(dir, c"arena", O_RDWR | O_CLOEXEC, 0)
+    if let Ok(fd) = sys::openat(dir, c"arena", O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0)
         && Arena::open(fd)?.is_some()
     {
         return Ok(());
     }
     let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
-    let fd = sys::openat(dir, c"arena.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)?;
+    let fd = create_beside(dir, c"arena.new", O_RDWR)?;
     let arena = Arena::create(fd)?;
     let mut lengths = Vec::new();
     let restored =

@@ -1,0 +1,99 @@
+//! Files and directories that processes of a branch may write, read by the daemon: a link may lie there, a
+//! pipe, or something endless.
+
+use std::fs::{self, File};
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// More than any file that is read as a whole.
+const LARGEST: u64 = 4 << 20;
+
+/// The content of an ordinary file.
+///
+/// # Errors
+/// It cannot be read, or is no file, or is too large to be what it should be.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidData, "this is no file"));
+    }
+    let mut bytes = Vec::new();
+    if file.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {
+        return Err(Error::new(ErrorKind::InvalidData, "this file is too large"));
+    }
+    Ok(bytes)
+}
+
+/// A directory held open, not through a link. Its [`Pinned::path`] stays the same directory whatever happens
+/// to its name.
+#[derive(Debug)]
+pub struct Pinned(File);
+
+impl Pinned {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// It is not there, or is a link.
+    pub fn open(path: &Path) -> Result<Pinned> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        File::options().read(true).custom_flags(flags).open(path).map(Pinned)
+    }
+
+    /// A path for as long as this value lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    /// Removes the files in it; what cannot be removed stays.
+    pub fn empty(&self) {
+        for file in fs::read_dir(self.path()).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Directory;
+
+    #[test]
+    fn only_files_are_read_and_only_as_far_as_they_make_sense() {
+        let scratch = Directory::new("guarded");
+        let path = scratch.path().join("pid");
+        fs::write(&path, "42").unwrap();
+        assert_eq!(read(&path).unwrap(), b"42");
+        assert_eq!(read(&scratch.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+        fs::remove_file(&path).unwrap();
+        // One that nobody writes to would be waited for.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+        File::create(scratch.path().join("large")).unwrap().set_len(LARGEST + 1).unwrap();
+        assert!(read(&scratch.path().join("large")).is_err());
+    }
+
+    #[test]
+    fn a_link_to_a_directory_is_not_emptied() {
+        let scratch = Directory::new("guarded");
+        let (precious, trash) = (scratch.path().join("precious"), scratch.path().join("trash"));
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(&precious, &trash).unwrap();
+        assert!(Pinned::open(&trash).is_err());
+        fs::remove_file(&trash).unwrap();
+        fs::create_dir(&trash).unwrap();
+        fs::write(trash.join("file"), "").unwrap();
+        let pinned = Pinned::open(&trash).unwrap();
+        // Swapped after it was opened.
+        fs::rename(&trash, scratch.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&precious, &trash).unwrap();
+        pinned.empty();
+        assert!(precious.join("file").exists());
+        assert!(!scratch.path().join("moved/file").exists());
+    }
+}
