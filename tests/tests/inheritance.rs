@@ -261,7 +261,7 @@ async fn a_subscription_that_came_with_the_data_is_dead_and_can_be_dropped() {
     let log = std::fs::read_to_string(lab.engine.log_path(&key("passed"))).unwrap();
     assert!(
         log.contains("database system is ready") && !log.contains("logical replication apply worker"),
-        "{log}"
+        "logical replication runs in the child: {log}"
     );
     let options = StartOptions { first_start: true, settings: Vec::new() };
     lab.engine.start(&key("dev"), &lab.server, &options).unwrap();
