@@ -18,6 +18,7 @@ pub mod wake;
 use std::time::Duration;
 
 use crate::failure::Result;
+use crate::load::Kind;
 use crate::plan::rotated;
 use crate::raw::Line;
 use crate::statistics::Summary;
@@ -98,6 +99,21 @@ pub fn in_turns<T>(
         }
     }
     Ok(outcomes.into_iter().flatten().collect())
+}
+
+/// What ran, how often, at which rate, and the rate's ratio to the one it is held against.
+fn rate_row(load: &str, clients: u32, variant: &str, rate: &Summary, ratio: Option<&Summary>) -> [String; 7] {
+    let load = if load == Kind::Tpcb.name() { "TPC-B" } else { "select-only" };
+    let clients = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
+    [
+        format!("{load}, {clients}"),
+        variant.to_owned(),
+        rate.count.to_string(),
+        format!("{:.0}", rate.median),
+        format!("{:.0}–{:.0}", rate.min, rate.max),
+        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}", ratio.median)),
+        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}–{:.3}", ratio.min, ratio.max)),
+    ]
 }
 
 #[cfg(test)]

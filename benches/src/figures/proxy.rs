@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::connect::check_encryption;
-use super::{LOAD_CLIENTS, distinct, in_turns};
+use super::{LOAD_CLIENTS, distinct, in_turns, rate_row};
 use crate::bench::Bench;
 use crate::failure::Result;
 use crate::ground;
@@ -17,7 +17,7 @@ use crate::pooler::Pooler;
 use crate::raw::{Line, Proxied};
 use crate::session::Target;
 use crate::site::Site;
-use crate::statistics::{Summary, summary};
+use crate::statistics::summary;
 use crate::table::Table;
 
 const DIRECT: &str = "PostgreSQL itself";
@@ -129,7 +129,7 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
             let of = || group.iter().filter(|run| run.variant == variant);
             let Some(rate) = summary(of().map(|run| run.per_second)) else { continue };
             let ratios = summary(of().filter_map(|run| ratio(run, &group)));
-            table.row(row(load, clients, variant, &rate, ratios.as_ref()));
+            table.row(rate_row(load, clients, variant, &rate, ratios.as_ref()));
         }
     }
     if !all.iter().any(|run| run.variant.starts_with(POOLER)) {
@@ -147,20 +147,6 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
 fn ratio(run: &Proxied, group: &[&Proxied]) -> Option<f64> {
     let direct = group.iter().find(|other| other.variant == DIRECT && other.round == run.round)?;
     (direct.per_second > 0.0).then(|| run.per_second / direct.per_second)
-}
-
-fn row(load: &str, clients: u32, variant: &str, rate: &Summary, ratio: Option<&Summary>) -> [String; 7] {
-    let load = if load == Kind::Tpcb.name() { "TPC-B" } else { "select-only" };
-    let clients = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
-    [
-        format!("{load}, {clients}"),
-        variant.to_owned(),
-        rate.count.to_string(),
-        format!("{:.0}", rate.median),
-        format!("{:.0}–{:.0}", rate.min, rate.max),
-        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}", ratio.median)),
-        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}–{:.3}", ratio.min, ratio.max)),
-    ]
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{LOAD_CLIENTS, distinct, in_turns};
+use super::{LOAD_CLIENTS, distinct, in_turns, rate_row};
 use crate::bench::Bench;
 use crate::disk::DiskUse;
 use crate::failure::Result;
@@ -22,7 +22,7 @@ use crate::process_time::{MachineTime, ServerTime};
 use crate::raw::{Line, Throughput};
 use crate::session::Target;
 use crate::site::Site;
-use crate::statistics::{Summary, median, summary};
+use crate::statistics::{median, summary};
 use crate::table::Table;
 
 const PLAIN: &str = "plain";
@@ -176,7 +176,7 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
             let ratios = summary(of().filter_map(|run| ratio(run, &group, |run| run.per_second)));
             let cost = median(of().map(|run| cost_of(run)));
             let costs = summary(of().filter_map(|run| ratio(run, &group, cost_of)));
-            let rates = row(load, clients, variant, &rate, ratios.as_ref());
+            let rates = rate_row(load, clients, variant, &rate, ratios.as_ref());
             let costs = costs.map_or("–".to_owned(), |costs| format!("{:.3}", costs.median));
             let mib = |bytes: Option<f64>| format!("{:.0}", bytes.unwrap_or(0.0) / f64::from(1 << 20));
             let read = mib(summary(of().map(|run| run.disk_read_bytes as f64)).map(|all| all.median));
@@ -203,20 +203,6 @@ fn ratio(run: &Throughput, group: &[&Throughput], value: fn(&Throughput) -> f64)
 /// Processor time of the server for each transaction, microseconds.
 fn cost_of(run: &Throughput) -> f64 {
     run.server_cpu_seconds * 1e6 / run.transactions.max(1) as f64
-}
-
-fn row(load: &str, clients: u32, variant: &str, rate: &Summary, ratio: Option<&Summary>) -> [String; 7] {
-    let load = if load == Kind::Tpcb.name() { "TPC-B" } else { "select-only" };
-    let clients = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
-    [
-        format!("{load}, {clients}"),
-        variant.to_owned(),
-        rate.count.to_string(),
-        format!("{:.0}", rate.median),
-        format!("{:.0}–{:.0}", rate.min, rate.max),
-        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}", ratio.median)),
-        ratio.map_or("–".to_owned(), |ratio| format!("{:.3}–{:.3}", ratio.min, ratio.max)),
-    ]
 }
 
 #[cfg(test)]

@@ -181,11 +181,10 @@ impl Engine {
     ) -> Result<(Prepared, Seen), Error> {
         let stack = Stack::load(self.home.layers(), branch)
             .context(|| format!("could not read the stack of branch {parent}"))?;
-        if !matches!(self.state(parent)?, ComputeState::Running { .. }) {
+        let state = self.state(parent)?;
+        if !matches!(state, ComputeState::Running { .. }) {
             // It may have been killed since it was looked at: what outlives a postmaster goes on writing.
-            if self.state(parent)? != ComputeState::Stopped
-                || self.control_file(parent)?.state != State::ShutDown
-            {
+            if state != ComputeState::Stopped || self.control_file(parent)?.state != State::ShutDown {
                 let why = "its server ended while it was being cut; try again".to_owned();
                 return Err(Error::Refused(parent.to_string(), why));
             }
