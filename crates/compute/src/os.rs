@@ -4,8 +4,9 @@
 use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -326,6 +327,36 @@ pub fn end_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes only the calls above and allocates nothing
     // (an error is a bare errno).
     unsafe { command.pre_exec(setup) };
+}
+
+/// Connects to a listening socket, or fails with [`ErrorKind::WouldBlock`] where its queue is full: `std`
+/// would wait there, for ever if nobody takes from the queue.
+///
+/// # Errors
+/// Nobody listens, the queue is full, the path is longer than a socket's may be.
+pub fn connect_at_once(path: &Path) -> Result<UnixStream> {
+    // SAFETY: all-zero is a valid `sockaddr_un`.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    // The last byte stays zero.
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        return Err(Error::from(ErrorKind::InvalidInput));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: it was just opened and is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let length = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is valid for the call and as long as said.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// A System V shared memory segment.

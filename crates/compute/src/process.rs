@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -364,6 +364,23 @@ pub fn postmaster_of(data_directory: &Path) -> Result<Option<i32>, Error> {
         Ok(alive.then_some(file.pid))
     };
     look().map_err(io("looking for the postmaster of", data_directory))
+}
+
+/// Whether a server takes a connection at `socket` and says a first word within `limit`. What it was
+/// told before it has heard by then: a postmaster obeys signals before it accepts
+/// (`ServerLoop` in its `postmaster.c`).
+pub fn answers(socket: &Path, limit: Duration) -> bool {
+    // SSLRequest, the shortest message that is answered (manual, 53.7): the answer is one letter, and
+    // who leaves after it is not logged.
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    let ask = || {
+        let mut stream = os::connect_at_once(socket)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        stream.write_all(&SSL_REQUEST)?;
+        stream.read_exact(&mut [0])
+    };
+    ask().is_ok()
 }
 
 /// Memory of a postmaster and its processes, bytes. What several processes share is divided among

@@ -9,8 +9,11 @@ mod start;
 mod suspend;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::net::UnixStream;
@@ -28,6 +31,8 @@ pub(crate) use suspend::Cause;
 /// A compute may be suspended between its start and the connection to it; more than a few times in a
 /// row is no chance any more.
 const TRIES: usize = 5;
+/// How long until a full queue of connections is tried again.
+const QUEUE_POLL: Duration = Duration::from_millis(2);
 
 /// A connection to a branch's server that keeps count of itself. While `guard` lives, the branch
 /// counts as connected.
@@ -129,7 +134,7 @@ impl Control {
             // Noted before the look at the door: a suspension that begins now finds out.
             slot.touch();
             if slot.door.enter() {
-                if let Ok(stream) = UnixStream::connect(&path).await {
+                if let Ok(stream) = connect_in_queue(&path, self.settings.hosting.patience).await {
                     return Ok(Connection { stream, guard });
                 }
                 slot.door.set(false);
@@ -186,6 +191,20 @@ impl Control {
             landing.send_replace(Some(outcome));
         });
         flight
+    }
+}
+
+/// Connects to a server's socket. A full queue says nothing about the server but that it has much to do: it
+/// is asked again for as long as `patience`.
+async fn connect_in_queue(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let begin = Instant::now();
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && begin.elapsed() < patience => {
+                tokio::time::sleep(QUEUE_POLL).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -62,6 +62,8 @@ faults! {
 
     /// Processes that outlive their postmaster, and memory that they have attached, stop no start.
     OrphanOverlooked = "orphan-overlooked",
+    /// A server counts as running as long as its lock file says that it is ready.
+    ReadyBelieved = "ready-believed",
     /// The real directory of a branch holds what a server without the preload library can start on.
     SkeletonReadable = "skeleton-readable",
 

@@ -25,6 +25,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(300);
 /// How long processes without a postmaster may take to end before a start is refused.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
+/// How long a server that runs already may take to answer before it is asked again.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Starts the compute unless it runs already; returns the postmaster's pid once it accepts
@@ -75,8 +77,9 @@ impl Engine {
 
     /// The state once nothing is on its way: an engine that died may have left a postmaster that is
     /// still recovering or shutting down, and processes that outlive theirs end in moments if they can.
+    /// A postmaster that was just told to end says "ready" until it has heard it; therefore it counts
+    /// as running only if it says so after it has answered.
     fn settled_state(&self, key: &BranchKey) -> Result<ComputeState, Error> {
-        let data = self.data_directory(key);
         let begin = Instant::now();
         loop {
             let state = self.state(key)?;
@@ -85,12 +88,11 @@ impl Engine {
                 ComputeState::Orphans { .. } => ORPHAN_LIMIT,
                 ComputeState::Running { .. } => START_LIMIT,
             };
-            if matches!(state, ComputeState::Running { .. }) {
-                let file = process::PostmasterFile::read(&data)
-                    .context(|| format!("could not read postmaster.pid of branch {key}"))?;
-                if file.is_some_and(|file| file.ready) {
-                    return Ok(state);
-                }
+            if let ComputeState::Running { pid } = state
+                && self.says_ready(key, pid)?
+                && (planted(Fault::ReadyBelieved) || self.answers(key) && self.says_ready(key, pid)?)
+            {
+                return Ok(state);
             }
             if begin.elapsed() < limit {
                 std::thread::sleep(Duration::from_millis(2));
@@ -102,6 +104,16 @@ impl Engine {
                 return Ok(state);
             }
         }
+    }
+
+    fn says_ready(&self, key: &BranchKey, pid: i32) -> Result<bool, Error> {
+        let file = process::PostmasterFile::read(&self.data_directory(key))
+            .context(|| format!("could not read postmaster.pid of branch {key}"))?;
+        Ok(file.is_some_and(|file| file.ready && file.pid == pid))
+    }
+
+    fn answers(&self, key: &BranchKey) -> bool {
+        process::answers(&self.socket_dir(key).join(".s.PGSQL.5432"), ANSWER_LIMIT)
     }
 
     /// A new gate for a new incarnation; whether this is the first start of a child.

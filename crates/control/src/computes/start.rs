@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compute::engine::{BranchKey, ComputeState, StartOptions, StopMode};
+use std::io::ErrorKind;
+
 use tokio::net::UnixStream;
 
 use super::size::{cost_of, settings_of};
@@ -62,7 +64,8 @@ impl Control {
 
     async fn answers_at_all(&self, branch: &str) -> bool {
         let Ok(path) = self.socket_path(branch) else { return false };
-        UnixStream::connect(path).await.is_ok()
+        // Whoever has a full queue still takes from it.
+        UnixStream::connect(path).await.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |_| true)
     }
 
     /// Starts the compute; false where nobody waited for it any more when its turn came.
