@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use e2e::door::{ANA, Door};
+use e2e::door::{ANA, APP, Door};
 use e2e::lab::text;
 use proxy::Patience;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,6 +129,33 @@ async fn nonsense_is_hung_up_on_and_harms_nobody() {
     tls.write_all(&startup(format!("user\0{ANA}\0\0").as_bytes())).await.unwrap();
     tls.write_all(b"p\x7f\xff\xff\xff").await.unwrap();
     assert_eq!(rest(tls).await, b"R\0\0\0\x08\0\0\0\x03");
+    assert_eq!(text(&door.connect(&door.config()).await.unwrap(), "SELECT 1").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_knock_do_not_fill_the_house() {
+    let door = Door::new().await;
+    door.gate().max_connections.store(8, std::sync::atomic::Ordering::SeqCst);
+    *door.gate().native_login.lock().unwrap() = true;
+    // Asked to prove who they are, they say nothing.
+    let (said, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let user = startup(format!("user\0{APP}\0database\0postgres\0\0").as_bytes());
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let (said, mut stranger) = (said.clone(), encrypted(&door, &[]).await.unwrap());
+        stranger.write_all(&user).await.unwrap();
+        strangers.spawn(async move {
+            said.send(stranger.read_u8().await).unwrap();
+            rest(stranger).await;
+        });
+    }
+    // Two are asked; the others wait for their turn.
+    for _ in 0..2 {
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked.recv());
+        assert_eq!(asked.await.unwrap().unwrap().unwrap(), b'R');
+    }
+    let third = tokio::time::timeout(Duration::from_millis(500), asked.recv()).await;
+    assert!(third.is_err(), "strangers took the places of others");
     assert_eq!(text(&door.connect(&door.config()).await.unwrap(), "SELECT 1").await, "1");
 }
 

@@ -74,6 +74,19 @@ pub struct Options {
     /// How long a connection waits for room on a full host
     #[arg(long, default_value = "2m", env = "ANABRANCH_PATIENCE", value_name = "DURATION", value_parser = duration::parse)]
     pub patience: u64,
+    /// How lines of the daemon's log look
+    #[arg(long, default_value = "text", env = "ANABRANCH_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How lines of the daemon's log look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Time, level, message, fields
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 impl Options {
@@ -83,6 +96,9 @@ impl Options {
             vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
         arguments.push(format!("--http-listen={}", self.http_listen));
         arguments.push(format!("--pg-listen={}", self.pg_listen));
+        if self.log_format == LogFormat::Json {
+            arguments.push("--log-format=json".to_owned());
+        }
         let given = [
             ("--pg-bin", self.pg_bin.as_ref().map(|dir| dir.display().to_string())),
             ("--run-as", self.run_as.clone()),

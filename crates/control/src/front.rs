@@ -1,7 +1,5 @@
 //! Who serves the clients of the endpoints, and what it needs to know of them.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use tokio::net::TcpStream;
@@ -13,8 +11,8 @@ use crate::model::{Endpoint, State};
 
 /// Serves connections to endpoints.
 pub trait Front: Send + Sync {
-    /// Serves a connection to an endpoint's own address until it ends.
-    fn serve(&self, stream: TcpStream, endpoint_uid: String) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    /// Serves a connection to an endpoint's own address, without being waited for.
+    fn serve(&self, stream: TcpStream, endpoint_uid: String);
 }
 
 /// The one front of a control plane, once it is there.

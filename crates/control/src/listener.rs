@@ -168,7 +168,7 @@ async fn accept(control: Arc<Control>, listener: TcpListener, endpoint: String) 
             // Without a front the daemon is only beginning, or never lets anybody in.
             Ok((client, _)) => {
                 if let Some(front) = control.front.get() {
-                    tokio::spawn(front.serve(client, endpoint.clone()));
+                    front.serve(client, endpoint.clone());
                 }
             }
             Err(error) => {

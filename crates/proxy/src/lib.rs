@@ -11,6 +11,7 @@ mod cancel;
 mod fuzz;
 mod gatekeeper;
 mod hello;
+mod lanes;
 mod limits;
 mod login;
 pub mod options;
@@ -37,7 +38,8 @@ pub use route::Selector;
 pub use tls::{Certificates, Error};
 
 use cancel::CancelKeys;
-use limits::{Slots, Throttle};
+use lanes::Lanes;
+use limits::{Slots, Throttle, Turns};
 
 /// So many connections may be on their way in at once; more wait.
 const ENTRANTS: usize = 1024;
@@ -64,22 +66,34 @@ pub struct Proxy<G> {
     patience: Patience,
     keys: Arc<CancelKeys>,
     slots: Arc<Slots>,
+    /// Of those who prove themselves to PostgreSQL and have not done so yet.
+    turns: Turns,
     throttle: Throttle,
     door: Arc<Semaphore>,
+    lanes: Lanes,
 }
 
 impl<G: Gatekeeper> Proxy<G> {
     /// A door that nobody has come to yet.
-    pub fn new(gatekeeper: G, certificates: Arc<Certificates>, patience: Patience) -> Arc<Proxy<G>> {
-        Arc::new(Proxy {
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub fn new(
+        gatekeeper: G,
+        certificates: Arc<Certificates>,
+        patience: Patience,
+    ) -> std::io::Result<Arc<Proxy<G>>> {
+        Ok(Arc::new(Proxy {
             gatekeeper,
             certificates,
             patience,
             keys: Arc::default(),
             slots: Arc::default(),
+            turns: Turns::default(),
             throttle: Throttle::default(),
             door: Arc::new(Semaphore::new(ENTRANTS)),
-        })
+            lanes: Lanes::start()?,
+        }))
     }
 
     /// Serves what comes to a listener that stands for no endpoint in particular. Does not return.
@@ -87,7 +101,7 @@ impl<G: Gatekeeper> Proxy<G> {
         loop {
             match listener.accept().await {
                 Ok((client, _)) => {
-                    tokio::spawn(Arc::clone(&self).serve(client, None));
+                    self.serve(client, None);
                 }
                 Err(error) => {
                     // Usually out of descriptors: some will be given back soon.

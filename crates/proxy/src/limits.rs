@@ -5,11 +5,19 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 /// Sessions for one compute unit.
 const CONNECTIONS_PER_CU: f64 = 209.82;
 
 /// No size allows more sessions than this.
 const MOST_CONNECTIONS: f64 = 4000.0;
+
+/// Of `limit` sessions so many may be clients that have not proved yet who they are: strangers that only
+/// knock must not keep those out that belong here.
+fn max_unproven(limit: usize) -> usize {
+    (limit / 4).max(1)
+}
 
 /// Sessions that an endpoint of at most `max_cu` compute units may have at once.
 pub fn max_connections(max_cu: f64) -> usize {
@@ -55,6 +63,33 @@ impl Drop for Slot {
                 taken.remove(&self.endpoint);
             }
         }
+    }
+}
+
+/// Turns of clients that have not proved yet who they are, by endpoint: first come, first served.
+#[derive(Default)]
+pub struct Turns {
+    endpoints: Mutex<HashMap<String, (usize, Arc<Semaphore>)>>,
+}
+
+impl Turns {
+    /// A turn at an endpoint of `limit` sessions, as soon as there is one.
+    pub async fn wait(&self, endpoint: &str, limit: usize) -> Option<OwnedSemaphorePermit> {
+        self.of(endpoint, max_unproven(limit)).acquire_owned().await.ok()
+    }
+
+    fn of(&self, endpoint: &str, most: usize) -> Arc<Semaphore> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((size, turns)) = endpoints.get(endpoint)
+            && *size == most
+        {
+            return Arc::clone(turns);
+        }
+        // Nobody is in, or waits at, those that only stand here.
+        endpoints.retain(|_, (_, turns)| Arc::strong_count(turns) > 1);
+        let turns = Arc::new(Semaphore::new(most));
+        endpoints.insert(endpoint.to_owned(), (most, Arc::clone(&turns)));
+        turns
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::hello;
+use crate::lanes::note_traffic;
 use crate::refusal::Refusal;
 use crate::replication::Inspector;
 
@@ -112,6 +113,7 @@ impl Pump {
                     match ready!(Pin::new(&mut *server).poll_write(context, bytes)) {
                         Ok(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                         Ok(written) => {
+                            note_traffic();
                             Pin::new(&mut *client).consume(written);
                             self.inspected = self.inspected.saturating_sub(written);
                         }
@@ -150,6 +152,7 @@ impl Pump {
                 if bytes.is_empty() {
                     return Poll::Ready(Ok(true));
                 }
+                note_traffic();
                 let written = match Pin::new(&mut *client).poll_write(context, bytes) {
                     Poll::Ready(written) => written?,
                     Poll::Pending => 0,

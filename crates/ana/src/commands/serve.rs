@@ -19,9 +19,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::context::Global;
-use crate::daemon::{self, Options};
+use crate::daemon::{self, LogFormat, Options};
 use crate::failure::{Exit, Failure};
 use crate::home;
 use crate::output;
@@ -70,7 +71,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         system::leave_session();
     }
     system::raise_open_files_limit();
-    start_log(&home, args.background)?;
+    start_log(&home, args.background, args.options.log_format)?;
     let server = find_server(&home, &args)?;
     let run_dir = home::daemon_dir(&home)?;
     let shim = shim_image::install(&home.join("run")).map_err(|error| {
@@ -115,7 +116,8 @@ async fn serve(
         Control::open(settings, engine, server, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?;
     let certificates = Arc::new(certificates(&keys, &args.options)?);
     // Before the first endpoint is listened for.
-    let proxy = Doorman::install(&control, Arc::clone(&certificates), Patience::default());
+    let proxy = Doorman::install(&control, Arc::clone(&certificates), Patience::default())
+        .map_err(|error| Failure::new(Exit::Outside, format!("cannot start threads: {error}")))?;
     control.run().await?;
     let listener =
         api::bind_public(args.options.http_listen, args.options.http_port).await.map_err(|error| {
@@ -293,14 +295,17 @@ fn find_server(home: &Path, args: &Args) -> Result<Server, Failure> {
     Ok(server)
 }
 
-fn start_log(home: &Path, background: bool) -> Result<(), Failure> {
+fn start_log(home: &Path, background: bool, format: LogFormat) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    if background {
-        builder.with_ansi(false).with_writer(std::sync::Mutex::new(daemon::open_log(home)?)).init();
+    let (writer, colour) = if background {
+        (BoxMakeWriter::new(std::sync::Mutex::new(daemon::open_log(home)?)), false)
     } else {
-        let colour = std::io::stderr().is_terminal();
-        builder.with_ansi(colour).with_writer(std::io::stderr).init();
+        (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal())
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(writer);
+    match format {
+        LogFormat::Text => builder.with_ansi(colour).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

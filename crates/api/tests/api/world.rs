@@ -144,7 +144,7 @@ impl World {
         let control =
             Control::open(settings, Arc::clone(&engine), server(), Arc::clone(&clock) as _, random).unwrap();
         let certificates = Arc::new(Certificates::own(&dir.join("home/keys"), None).unwrap());
-        Doorman::install(&control, Arc::clone(&certificates), Patience::default());
+        Doorman::install(&control, Arc::clone(&certificates), Patience::default()).unwrap();
         control.run().await.unwrap();
         let (shutdown, _) = watch::channel(None);
         let (end, mut ended) = watch::channel(false);

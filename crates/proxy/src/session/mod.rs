@@ -60,10 +60,22 @@ struct Visit {
 }
 
 impl<G: Gatekeeper> Proxy<G> {
-    /// Serves one connection. `address` is the `uid` of the endpoint whose own address was dialled.
-    pub async fn serve(self: Arc<Self>, client: TcpStream, address: Option<String>) {
+    /// Serves one connection, on a thread for connections. `address` is the `uid` of the endpoint whose own
+    /// address was dialled.
+    pub fn serve(self: &Arc<Self>, client: TcpStream, address: Option<String>) {
+        let Ok(client) = client.into_std() else { return };
+        let this = Arc::downgrade(self);
+        self.lanes.run(async move {
+            let Some((this, client)) = this.upgrade().zip(TcpStream::from_std(client).ok()) else { return };
+            this.serve_here(client, address).await;
+        });
+    }
+
+    async fn serve_here(self: Arc<Self>, client: TcpStream, address: Option<String>) {
         // In a box, so that what only the login needs is given back before the long life of the session.
         let Some(session) = Box::pin(self.begin(client, address)).await else { return };
+        // A session must not keep the threads that it runs on.
+        drop(self);
         let Session { client, server, inspector, _holds } = session;
         // Errors here are connections that broke: both ends notice by themselves.
         let _ = pump::pass(client, server, inspector).await;

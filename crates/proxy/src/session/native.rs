@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::end::{THROTTLED_FLOOR, quote, timed_out};
-use super::{Admitted, Client, End, Visit};
+use super::{Admitted, Client, End, Visit, hangs_up};
 use crate::Proxy;
 use crate::gatekeeper::{Gatekeeper, RoleLogin, Route};
 use crate::login::{self, LoginError};
@@ -38,13 +38,17 @@ impl<G: Gatekeeper> Proxy<G> {
             tokio::time::sleep(THROTTLED_FLOOR).await;
             return Err(Refusal::login_throttled(&visit.user, seconds).into());
         }
+        let unproven = tokio::select! {
+            turn = self.turns.wait(&route.endpoint, route.max_connections) => turn,
+            () = hangs_up(client) => return Err(End::Gone),
+        };
         let slot = self.slot(&route)?;
         let (server, guard) = self.connect(client, &route).await?;
         let mut startup = visit.startup.clone();
         match self.gatekeeper.role_login(&route, &visit.user).await? {
             RoleLogin::Password => {}
             RoleLogin::Identity { .. } => {
-                drop((server, guard, slot));
+                drop((server, guard, slot, unproven));
                 return self.by_token(client, visit).await;
             }
             // The server goes through the motions for a role that it does not have, and so tells
