@@ -111,7 +111,10 @@ impl Lab {
     /// WAL segments of a branch that it shares with others by hard links: name to inode and digest.
     pub fn shared_segments(&self, branch: &str) -> BTreeMap<String, (u64, String)> {
         let mut shared = BTreeMap::new();
-        for entry in fs::read_dir(self.data_directory(branch).join("pg_wal")).unwrap() {
+        // A root shares from where it writes; what a child shares with its parent lies apart.
+        let written = fs::read_dir(self.data_directory(branch).join("pg_wal")).unwrap();
+        let inherited = fs::read_dir(self.branch_directory(branch).join("wal")).into_iter().flatten();
+        for entry in written.chain(inherited) {
             let entry = entry.unwrap();
             let metadata = entry.metadata().unwrap();
             if metadata.is_file() && metadata.nlink() > 1 {

@@ -12,6 +12,7 @@
 //!
 //! What was in mapped memory is gone: arenas and gates come back empty or not at all.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
@@ -86,6 +87,8 @@ fn mix(value: u64) -> u64 {
 enum Node<'a> {
     Directory,
     File(File<'a>),
+    /// Where it leads. The bytes lie in the inode, which becomes durable with the name.
+    Link(Cow<'a, [u8]>),
 }
 
 #[derive(Debug, Default)]
@@ -146,10 +149,12 @@ impl<'a> Disk<'a> {
         };
         for (path, inode, is_directory) in &inodes.entries {
             let parent = disk.walk(path.parent().unwrap());
+            let original = original.join(path);
             let node = if *is_directory {
                 Node::Directory
+            } else if let Ok(target) = std::fs::read_link(&original) {
+                Node::Link(Cow::Owned(target.into_os_string().into_encoded_bytes()))
             } else {
-                let original = original.join(path);
                 let entry = entry_of(&original).map(|entry| (b"user.anabranch".to_vec(), entry));
                 let attributes = entry.into_iter().collect();
                 Node::File(File { original: Some(original), attributes, ..File::default() })
@@ -194,6 +199,12 @@ impl<'a> Disk<'a> {
             Event::MakeDirectory { inode, place } => {
                 if self.inodes.contains_key(&place.directory) {
                     let id = self.add(inode, Node::Directory);
+                    self.rename(at, &[(place, Some(id))]);
+                }
+            }
+            Event::Symlink { inode, place, target } => {
+                if self.inodes.contains_key(&place.directory) {
+                    let id = self.add(inode, Node::Link(Cow::Borrowed(target)));
                     self.rename(at, &[(place, Some(id))]);
                 }
             }
@@ -265,6 +276,7 @@ impl<'a> Disk<'a> {
         for id in node.map_or(0..self.nodes.len(), |id| id..id + 1) {
             match &mut self.nodes[id] {
                 Node::File(file) => file.sync(before, data_only),
+                Node::Link(_) => {}
                 Node::Directory if all => {}
                 Node::Directory => self.sync_names(Some(id), before),
             }
@@ -446,6 +458,9 @@ impl Writer<'_, '_> {
                     }
                 }
                 Node::File(file) => self.file(child, file, &path),
+                Node::Link(target) => {
+                    std::os::unix::fs::symlink(std::str::from_utf8(target).unwrap(), &path).unwrap();
+                }
             }
         }
         self.open.remove(&id);
@@ -575,6 +590,8 @@ pub fn copy_tree(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_tree(&entry.path(), &target);
+        } else if let Ok(leads_to) = std::fs::read_link(entry.path()) {
+            std::os::unix::fs::symlink(leads_to, &target).unwrap();
         } else {
             copy_file(&entry.path(), &target);
         }

@@ -47,6 +47,10 @@ async fn a_superuser_of_one_branch_reaches_nothing_of_another() {
         "create table secret as select repeat('s', 900) from generate_series(1, 100)",
     )
     .await;
+    // So that a segment of the log is whole, and shared.
+    run(&lab.connect("main").await, "checkpoint").await;
+    run(&lab.connect("main").await, "create table filler as select 1; select pg_switch_wal()").await;
+    run(&lab.connect("main").await, "insert into filler select 2").await;
     lab.branch("main", "dev");
     lab.branch("main", "other");
     lab.start("dev");
@@ -77,6 +81,14 @@ async fn a_superuser_of_one_branch_reaches_nothing_of_another() {
     // What it shares it may read, not write; what the daemon trusts is not its own to write.
     let shared = any_file_in(&lab.layers("dev")[0].join("f"));
     refused(&dev, &format!("echo x >> {}", shared.display())).await;
+    let shared = lab.shared_segments("dev");
+    let (segment, (inode, before)) = shared.first_key_value().expect("no segment is shared");
+    let segment = lab.data_directory("dev").join("pg_wal").join(segment);
+    assert!(shell(&dev, &format!("cat {} > /dev/null", segment.display())).await.ends_with('0'));
+    refused(&dev, &format!("echo x >> {}", segment.display())).await;
+    refused(&dev, &format!("rm {}/wal/*", lab.branch_directory("dev").display())).await;
+    let at_parent = &lab.shared_segments("main")[&segment.file_name().unwrap().to_str().unwrap().to_owned()];
+    assert_eq!(at_parent, &(*inode, before.clone()), "a child changed its parent's log");
     for name in ["manifest", "server"] {
         let path = lab.branch_directory("dev").join(name);
         assert!(shell(&dev, &format!("cat {} > /dev/null", path.display())).await.ends_with('0'));

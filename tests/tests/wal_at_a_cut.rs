@@ -112,7 +112,9 @@ impl Scene {
         let number = |entry: &std::fs::DirEntry| {
             wal_segment(&[b"pg_wal/", entry.file_name().as_encoded_bytes()].concat(), SEGMENT)
         };
-        entries.filter_map(|entry| Some((number(&entry)?, entry.metadata().unwrap().ino()))).collect()
+        // Of the file: a child has what it shares behind a link.
+        let inode = |entry: &std::fs::DirEntry| std::fs::metadata(entry.path()).unwrap().ino();
+        entries.filter_map(|entry| Some((number(&entry)?, inode(&entry)))).collect()
     }
 
     /// Starts a child, which must hold rows 1 to `rows`, lets it and the parent write over several

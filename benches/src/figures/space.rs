@@ -46,10 +46,14 @@ fn weigh(bench: &Bench, home: &Home, clients: u32, round: u32, number: u32) -> R
     ground::check()?;
     let child = format!("w{clients}-{round}-{number}");
     home.create(PARENT, &child)?;
-    let wal = home.data_dir(&child).join("pg_wal");
-    let before = weight(&wal)?;
+    let wal = || {
+        let (own, shared) =
+            (weight(&home.data_dir(&child).join("pg_wal"))?, weight(&home.directory(&child).join("wal"))?);
+        Result::Ok(Weight { own: own.own + shared.own, linked: own.linked + shared.linked })
+    };
+    let before = wal()?;
     first_row(bench.runtime(), &home.wake(&child)?)?;
-    let after = weight(&wal)?;
+    let after = wal()?;
     let directory = weight(&home.directory(&child))?;
     let usage = home.engine().usage(&key(&child)?)?;
     bench.keep(Line::Space(Space {

@@ -14,6 +14,7 @@ mod home;
 mod maintain;
 mod record;
 mod run;
+mod segments;
 mod size;
 mod wal;
 

@@ -91,6 +91,15 @@ pub enum Event<'a> {
         /// The name.
         place: Place<'a>,
     },
+    /// A new symbolic link.
+    Symlink {
+        /// The link.
+        inode: u64,
+        /// Its name.
+        place: Place<'a>,
+        /// Where it leads.
+        target: &'a [u8],
+    },
     /// A file's or a directory's name is gone.
     Remove {
         /// The name.
@@ -171,6 +180,7 @@ const DATA_SYNC_BEGIN: u32 = 12;
 const ALL_SYNC_BEGIN: u32 = 13;
 const SYNC_END: u32 = 14;
 const MARK: u32 = 15;
+const SYMLINK: u32 = 16;
 
 /// Attaches the log that the environment names, if it does.
 ///
@@ -270,6 +280,7 @@ fn read_one(bytes: &[u8]) -> Option<(Event<'_>, usize)> {
         CREATE_UNNAMED => Event::Create { inode, place: None },
         MAKE_DIRECTORY => Event::MakeDirectory { inode, place },
         LINK => Event::Link { inode, place },
+        SYMLINK => Event::Symlink { inode, place, target: rest },
         REMOVE => Event::Remove { place },
         RENAME => Event::Rename { inode, from: place, to: Place { directory: second, name: rest } },
         WRITE => Event::Write { inode, offset: number, data: rest },
@@ -405,6 +416,7 @@ pub unsafe fn call(number: c_long, arguments: [usize; 6]) -> c_long {
             recorder.open(fd(0), path(1), arguments[2] as i32, plain)
         }
         libc::SYS_linkat => recorder.link(fd(2), path(3), plain),
+        libc::SYS_symlinkat => recorder.symlink(path(0), fd(1), path(2), plain),
         libc::SYS_renameat2 => recorder.rename((fd(0), path(1)), (fd(2), path(3)), arguments[4], plain),
         libc::SYS_unlinkat => recorder.remove(fd(0), path(1), plain),
         libc::SYS_mkdirat => recorder.make_directory(fd(0), path(1), plain),
@@ -547,6 +559,25 @@ impl Recorder {
             && let Some(stat) = self.known_at(dir, path, libc::AT_SYMLINK_NOFOLLOW)
         {
             self.name(LINK, stat.st_ino, dir, path);
+        }
+        done
+    }
+
+    fn symlink(&self, target: &CStr, dir: Fd, path: &CStr, plain: impl Fn() -> c_long) -> c_long {
+        let _lock = self.lock();
+        let done = plain();
+        if done == 0
+            && let Some(stat) = self.known_at(dir, path, libc::AT_SYMLINK_NOFOLLOW)
+            && let Some(Place { directory, name }) = self.place(dir, path)
+        {
+            let head = Head {
+                kind: SYMLINK,
+                inode: stat.st_ino,
+                directory,
+                first_length: name.len(),
+                ..Head::default()
+            };
+            self.note(&head, &[name, target.to_bytes()]);
         }
         done
     }

@@ -1,10 +1,10 @@
 //! `assemble`: the WAL of a branch that begins at a cut and ends exactly at an LSN.
 //!
-//! Complete segments are immutable (`wal_recycle=off`) and hard-linked. The last one is made anew:
-//! its pages up to the target, the rest of it zeros. Ordinary crash recovery then ends at the
+//! Complete segments are immutable (`wal_recycle=off`) and shared ([`super::segments`]). The last one is
+//! made anew: its pages up to the target, the rest of it zeros. Ordinary crash recovery then ends at the
 //! target: no recovery settings, no new timeline.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -14,12 +14,13 @@ use pgdata::wal::{PAGE, Page, segment_name};
 use super::Error;
 use super::durable::Batch;
 use super::home::Context;
+use super::segments::{SHARED, Segments, make_shared, share};
 use crate::fault::{Fault, planted};
 
 /// Where WAL comes from and which part of it is wanted.
 pub(super) struct Source<'a> {
-    /// `pg_wal` of the branch that wrote it.
-    pub directory: &'a Path,
+    /// Those of the branch that wrote it.
+    pub segments: &'a Segments,
     pub timeline: u32,
     pub segment_size: u64,
     /// Replay begins here: the redo location of the cut.
@@ -29,37 +30,40 @@ pub(super) struct Source<'a> {
     pub tail: Option<(Lsn, Box<Page>)>,
 }
 
-/// Fills `target` (an empty `pg_wal`) so that its WAL ends at `end`, which lies at or after the end
-/// of the cut. Durable once `batch` is.
-pub(super) fn assemble(source: &Source<'_>, end: Lsn, target: &Path, batch: &mut Batch) -> Result<(), Error> {
+/// Fills the empty `pg_wal` of the branch in the directory `branch` so that its WAL ends at `end`, which lies
+/// at or after the end of the cut. Durable once `batch` is.
+pub(super) fn assemble(source: &Source<'_>, end: Lsn, branch: &Path, batch: &mut Batch) -> Result<(), Error> {
+    make_shared(branch).context(|| format!("could not make {}", branch.join(SHARED).display()))?;
+    let target = branch.join("pgdata/pg_wal");
     let size = source.segment_size;
     let (first, last) = (source.redo.0 / size, end.0.saturating_sub(1).max(source.redo.0) / size);
     for segment in first..last {
-        link(source, segment, target, batch)?;
+        link(source, segment, branch, batch)?;
     }
     if planted(Fault::TailShared) {
-        link(source, last, target, batch)?;
+        link(source, last, branch, batch)?;
     } else {
-        copy_last(source, last, end, target, batch)?;
+        copy_last(source, last, end, &target, batch)?;
     }
-    batch.directory(target);
+    batch.directory(&branch.join(SHARED));
+    batch.directory(&target);
     Ok(())
 }
 
 /// The bytes of a linked segment are durable: PostgreSQL syncs a segment when it is full, before it
 /// writes into the next one (`XLogWrite`), and a cut's WAL ends in the last one.
-fn link(source: &Source<'_>, segment: u64, target: &Path, batch: &mut Batch) -> Result<(), Error> {
+fn link(source: &Source<'_>, segment: u64, branch: &Path, batch: &mut Batch) -> Result<(), Error> {
     let name = segment_name(source.timeline, segment, source.segment_size);
-    let (from, to) = (source.directory.join(&name), target.join(&name));
-    match fs::hard_link(&from, &to) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::EMLINK) => {
-            fs::copy(&from, &to).context(|| format!("could not copy WAL segment {}", from.display()))?;
-            batch.file_at(&to)?;
-        }
-        Err(source) => {
-            return Err(Error::Io { what: format!("could not link WAL segment {}", from.display()), source });
-        }
+    let from = source.segments.path(&name);
+    let shared = share(&from, &name, branch).context(|| format!("could not link WAL segment {name}"))?;
+    if !shared {
+        let to = branch.join("pgdata/pg_wal").join(&name);
+        let copied = source.segments.open(&name).and_then(|mut from| {
+            let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+            std::io::copy(&mut from, &mut copy)
+        });
+        copied.context(|| format!("could not copy WAL segment {name}"))?;
+        batch.file_at(&to)?;
     }
     Ok(())
 }
@@ -73,9 +77,8 @@ fn copy_last(
 ) -> Result<(), Error> {
     let size = source.segment_size;
     let name = segment_name(source.timeline, segment, size);
-    let path = source.directory.join(&name);
-    let what = || format!("could not copy WAL segment {}", path.display());
-    let from = File::open(&path).context(what)?;
+    let what = || format!("could not copy WAL segment {name}");
+    let from = source.segments.open(&name).context(what)?;
     let to =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(target.join(&name)).context(what)?;
     to.set_len(size).context(what)?;

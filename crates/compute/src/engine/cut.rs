@@ -1,6 +1,6 @@
 //! The cut: an atomic snapshot of a branch, and the child made from it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -22,6 +22,7 @@ use super::create::{make_skeleton, now_us};
 use super::durable::Batch;
 use super::home::{Context, Engine, seal_layer};
 use super::record::{CutRecord, ServerRecord};
+use super::segments::Segments;
 use super::{BranchKey, ComputeState, CutInfo, Error, StartOptions, StopMode};
 use crate::fault::{Fault, planted};
 use crate::server::Server;
@@ -123,9 +124,9 @@ impl Engine {
         let cut = self.cut_open(parent, &parent_record, branch);
         sys::close(branch);
         let (prepared, seen) = cut?;
-        let pg_wal = self.data_directory(parent).join("pg_wal");
+        let segments = self.segments(parent)?;
         let source = Source {
-            directory: &pg_wal,
+            segments: &segments,
             timeline: seen.control.timeline,
             segment_size: parent_record.wal_segment_size,
             redo: seen.control.redo_lsn,
@@ -133,7 +134,7 @@ impl Engine {
         };
         let end = exact_end(&source, seen.mark);
         let mut batch = Batch::default();
-        assemble(&source, end, &new.join("pgdata/pg_wal"), &mut batch)?;
+        assemble(&source, end, new, &mut batch)?;
         reached(Moment::LogAssembled);
         let parent_data = self.data_directory(parent);
         copy_settings(&parent_data, &new.join("pgdata"), &mut batch)?;
@@ -287,17 +288,17 @@ impl Engine {
         end: Lsn,
     ) -> Result<Option<(Lsn, Box<Page>)>, Error> {
         let position = end.0.saturating_sub(1) / PAGE * PAGE;
-        let pg_wal = self.data_directory(parent).join("pg_wal");
-        let read = read_page(&pg_wal, timeline, record.wal_segment_size, Lsn(position));
+        let segments = self.segments(parent)?;
+        let read = read_page(&segments, timeline, record.wal_segment_size, Lsn(position));
         read.map(|page| page.map(|page| (Lsn(position), page)))
             .context(|| format!("could not read the WAL of branch {parent}"))
     }
 
     /// End of the WAL of a branch that nobody writes to, by reading it from its last checkpoint.
     fn written_end(&self, key: &BranchKey, record: &CutRecord, control: &ControlFile) -> Result<Lsn, Error> {
-        let pg_wal = self.data_directory(key).join("pg_wal");
+        let segments = self.segments(key)?;
         let size = record.wal_segment_size;
-        let mut read = |lsn: Lsn| read_page(&pg_wal, control.timeline, size, lsn).ok().flatten();
+        let mut read = |lsn: Lsn| read_page(&segments, control.timeline, size, lsn).ok().flatten();
         wal::end_from(&mut (&mut read as &mut dyn FnMut(Lsn) -> Option<Box<Page>>), control.checkpoint_lsn)
             .ok_or_else(|| {
                 Error::Damaged(format!(
@@ -305,6 +306,10 @@ impl Engine {
                     control.checkpoint_lsn
                 ))
             })
+    }
+
+    fn segments(&self, key: &BranchKey) -> Result<Segments, Error> {
+        Segments::of(&self.directory(key)).context(|| format!("could not open the WAL of branch {key}"))
     }
 
     pub(super) fn control_file(&self, key: &BranchKey) -> Result<ControlFile, Error> {
@@ -395,9 +400,13 @@ fn read_control(stack: &Stack, below: u32) -> Result<ControlFile, Error> {
     ControlFile::parse(&bytes).map_err(|error| Error::Damaged(format!("pg_control: {error}")))
 }
 
-fn read_page(pg_wal: &Path, timeline: u32, segment_size: u64, at: Lsn) -> std::io::Result<Option<Box<Page>>> {
-    let name = segment_name(timeline, at.0 / segment_size, segment_size);
-    let file = match File::open(pg_wal.join(name)) {
+fn read_page(
+    segments: &Segments,
+    timeline: u32,
+    segment_size: u64,
+    at: Lsn,
+) -> std::io::Result<Option<Box<Page>>> {
+    let file = match segments.open(&segment_name(timeline, at.0 / segment_size, segment_size)) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -416,7 +425,7 @@ fn exact_end(source: &Source<'_>, mark: Lsn) -> Lsn {
     let mut read = |at: Lsn| match &source.tail {
         Some((position, page)) if *position == at => Some(page.clone()),
         _ if at.0 >= mark.0 => None,
-        _ => read_page(source.directory, source.timeline, source.segment_size, at).ok().flatten(),
+        _ => read_page(source.segments, source.timeline, source.segment_size, at).ok().flatten(),
     };
     let mut read: wal::ReadPage<'_> = &mut read;
     let end = wal::last_end(&mut read, source.redo, mark).unwrap_or(mark);

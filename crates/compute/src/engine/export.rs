@@ -10,6 +10,7 @@ use store::stack::Stack;
 use store::sys;
 
 use super::home::{Context, Engine};
+use super::segments::SHARED;
 use super::{BranchKey, Error};
 
 impl Engine {
@@ -79,7 +80,8 @@ impl Engine {
     /// WAL and configuration.
     fn copy_native(&self, key: &BranchKey, dir: &Path) -> Result<(), Error> {
         let data = self.data_directory(key);
-        for (from, to) in [(data.join("pg_wal"), dir.join("pg_wal")), (data, dir.to_owned())] {
+        let (own, shared, log) = (data.join("pg_wal"), self.directory(key).join(SHARED), dir.join("pg_wal"));
+        for (from, to) in [(own, log.clone()), (shared, log), (data, dir.to_owned())] {
             let what = || format!("could not export {}", from.display());
             for entry in fs::read_dir(&from).context(what)? {
                 let entry = entry.context(what)?;

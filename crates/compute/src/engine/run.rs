@@ -25,8 +25,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(300);
 /// How long processes without a postmaster may take to end before a start is refused.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
-/// How long a server that runs already may take to answer before it is asked again.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// How long a server that runs already and says that it is ready may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Starts the compute unless it runs already; returns the postmaster's pid once it accepts
@@ -86,14 +86,17 @@ impl Engine {
             let limit = match state {
                 ComputeState::Stopped => return Ok(state),
                 ComputeState::Orphans { .. } => ORPHAN_LIMIT,
+                ComputeState::Running { pid } if self.says_ready(key, pid)? => {
+                    let left = ANSWER_LIMIT.saturating_sub(begin.elapsed());
+                    if planted(Fault::ReadyBelieved)
+                        || self.answers_within(key, left) && self.says_ready(key, pid)?
+                    {
+                        return Ok(state);
+                    }
+                    ANSWER_LIMIT
+                }
                 ComputeState::Running { .. } => START_LIMIT,
             };
-            if let ComputeState::Running { pid } = state
-                && self.says_ready(key, pid)?
-                && (planted(Fault::ReadyBelieved) || self.answers(key) && self.says_ready(key, pid)?)
-            {
-                return Ok(state);
-            }
             if begin.elapsed() < limit {
                 std::thread::sleep(Duration::from_millis(2));
             } else if let ComputeState::Running { pid } = state {
@@ -112,8 +115,8 @@ impl Engine {
         Ok(file.is_some_and(|file| file.ready && file.pid == pid))
     }
 
-    fn answers(&self, key: &BranchKey) -> bool {
-        process::answers(&self.socket_dir(key).join(".s.PGSQL.5432"), ANSWER_LIMIT)
+    fn answers_within(&self, key: &BranchKey, limit: Duration) -> bool {
+        !limit.is_zero() && process::answers(&self.socket_dir(key).join(".s.PGSQL.5432"), limit)
     }
 
     /// A new gate for a new incarnation; whether this is the first start of a child.

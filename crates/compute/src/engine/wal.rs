@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use pgdata::wal::segment_name;
 
 use super::home::{Context, Engine};
+use super::segments::SHARED;
 use super::{BranchKey, Error};
 use crate::guarded::{self, Pinned};
 
@@ -29,6 +30,8 @@ const MADE: u64 = 8;
 /// The segments of a branch, by number.
 struct Segments {
     directory: PathBuf,
+    /// Where those lie that the branch shares with its parent.
+    shared: PathBuf,
     timeline: u32,
     size: u64,
     files: BTreeMap<u64, fs::Metadata>,
@@ -45,7 +48,8 @@ impl Engine {
         // The branch's own processes may write there: no links.
         let pinned = Pinned::open(&data.join("pg_wal"))
             .context(|| format!("could not open the WAL of branch {key}"))?;
-        let mut segments = Segments::list(pinned.path(), control.timeline, size)?;
+        let shared = self.directory(key).join(SHARED);
+        let mut segments = Segments::list(pinned.path(), shared, control.timeline, size)?;
         let before = self.wal_marks().insert(key.clone(), mark).unwrap_or(mark);
         let written = (mark / size).saturating_sub(before / size);
         let current = mark / size;
@@ -57,6 +61,7 @@ impl Engine {
                 segments.remove(segment)?;
             }
         }
+        segments.remove_unnamed(keep)?;
         if mark == 0 {
             return Ok(());
         }
@@ -77,7 +82,7 @@ fn wanted_ahead(written: u64, ahead: u64, since_redo: u64) -> u64 {
 }
 
 impl Segments {
-    fn list(directory: PathBuf, timeline: u32, size: u64) -> Result<Segments, Error> {
+    fn list(directory: PathBuf, shared: PathBuf, timeline: u32, size: u64) -> Result<Segments, Error> {
         let what = || format!("could not list {}", directory.display());
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&directory).context(what)? {
@@ -89,7 +94,7 @@ impl Segments {
                 files.insert(segment, metadata);
             }
         }
-        Ok(Segments { directory, timeline, size, files })
+        Ok(Segments { directory, shared, timeline, size, files })
     }
 
     fn path(&self, segment: u64) -> PathBuf {
@@ -145,12 +150,31 @@ impl Segments {
 
     fn remove(&mut self, segment: u64) -> Result<(), Error> {
         self.files.remove(&segment);
-        match fs::remove_file(self.path(segment)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(|| format!("could not remove {}", self.path(segment).display()))
+        let shared = self.shared.join(segment_name(self.timeline, segment, self.size));
+        // First what takes the space: a link that leads nowhere is found again.
+        for path in [shared, self.path(segment)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context(|| format!("could not remove {}", path.display()));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    /// Removes shared segments below `keep` to which no link leads any more: of the two removals, a power cut
+    /// may have kept the wrong one.
+    fn remove_unnamed(&mut self, keep: u64) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.shared).into_iter().flatten().flatten() {
+            let name = [b"pg_wal/", entry.file_name().as_encoded_bytes()].concat();
+            if let Some(segment) = pgdata::class::wal_segment(&name, self.size)
+                && segment < keep
+            {
+                self.remove(segment)?;
+            }
+        }
+        Ok(())
     }
 
     /// A branch that rests gives back what lies ahead, one segment a round, but for those next to the
@@ -205,7 +229,7 @@ mod tests {
     fn an_old_segment_goes_ahead_of_the_writer_unless_a_child_shares_it() {
         let path = directory("reuse", &[1, 2, 3]);
         fs::hard_link(path.join(segment_name(1, 1, SIZE)), path.join("shared")).unwrap();
-        let mut segments = Segments::list(path.clone(), 1, SIZE).unwrap();
+        let mut segments = Segments::list(path.clone(), path.join(SHARED), 1, SIZE).unwrap();
         assert_eq!(segments.files.len(), 3);
         assert!(!segments.reuse(1, 3).unwrap(), "a shared segment was reused");
         assert!(segments.reuse(2, 3).unwrap());
