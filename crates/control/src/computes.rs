@@ -31,8 +31,8 @@ pub(crate) use suspend::Cause;
 /// A compute may be suspended between its start and the connection to it; more than a few times in a
 /// row is no chance any more.
 const TRIES: usize = 5;
-/// How long until a full queue of connections is tried again.
-const QUEUE_POLL: Duration = Duration::from_millis(2);
+/// How long until a full queue of connections is tried again, the first and the later times.
+const QUEUE_POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// A connection to a branch's server that keeps count of itself. While `guard` lives, the branch
 /// counts as connected.
@@ -197,11 +197,12 @@ impl Control {
 /// Connects to a server's socket. A full queue says nothing about the server but that it has much to do: it
 /// is asked again for as long as `patience`.
 async fn connect_in_queue(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
-    let begin = Instant::now();
+    let (begin, mut pause) = (Instant::now(), QUEUE_POLL.0);
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == ErrorKind::WouldBlock && begin.elapsed() < patience => {
-                tokio::time::sleep(QUEUE_POLL).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(QUEUE_POLL.1);
             }
             other => return other,
         }

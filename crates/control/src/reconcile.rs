@@ -247,10 +247,20 @@ impl Control {
             self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Creating))).await?;
         for branch in rows {
             let owner = if branch.source.is_some() { branch.uid.clone() } else { branch.project.clone() };
-            let Some(_claim) = self.claim(&owner) else { continue };
-            let uid = branch.uid.clone();
-            if let Err(error) = self.finish_create(branch).await {
-                tracing::error!(branch = uid, %error, "a branch that is half made could not be taken back; it will be tried again");
+            let Some(claim) = self.claim(&owner) else { continue };
+            let (control, is_root) = (Arc::clone(self), branch.source.is_none());
+            let finish = async move {
+                let _claim = claim;
+                let uid = branch.uid.clone();
+                if let Err(error) = control.finish_create(branch).await {
+                    tracing::error!(branch = uid, %error, "a branch that is half made could not be finished or taken back; it will be tried again");
+                }
+            };
+            // Making a project may wait for room on the host; nothing else is to wait with it.
+            if is_root {
+                tokio::spawn(finish);
+            } else {
+                finish.await;
             }
         }
         Ok(())

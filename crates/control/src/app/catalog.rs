@@ -336,7 +336,7 @@ impl Control {
                 }
             };
             control.db.write(|tx| {
-                operations::finish(tx, &operation.uid, &end, control.clock.now())?;
+                control.finish_operation(tx, &operation, &end)?;
                 control.note(tx, &operation.principal, &action, &operation.resource, result, &detail)
             })?;
             outcome
@@ -353,7 +353,7 @@ impl Control {
         self.db.write(|tx| {
             let running = operations::all_running(tx)?;
             for operation in running.iter().filter(|operation| is_catalog(operation.kind)) {
-                operations::finish(tx, &operation.uid, &outcome, self.clock.now())?;
+                self.finish_operation(tx, operation, &outcome)?;
             }
             Ok(())
         })

@@ -124,6 +124,36 @@ impl Control {
         })
     }
 
+    /// Notes an operation that was done as soon as it was asked for.
+    pub(crate) fn insert_done(
+        &self,
+        connection: &Connection,
+        operation: Operation,
+    ) -> Result<Operation, Error> {
+        let operation = Operation { outcome: Outcome::Done, ..operation };
+        operations::insert(connection, &operation)?;
+        self.count_operation(&operation, &operation.outcome);
+        Ok(operation)
+    }
+
+    /// Ends one operation.
+    pub(crate) fn finish_operation(
+        &self,
+        connection: &Connection,
+        operation: &Operation,
+        outcome: &Outcome,
+    ) -> Result<(), Error> {
+        operations::finish(connection, &operation.uid, outcome, self.clock.now())?;
+        self.count_operation(operation, outcome);
+        Ok(())
+    }
+
+    fn count_operation(&self, operation: &Operation, outcome: &Outcome) {
+        let outcome = if matches!(outcome, Outcome::Failed { .. }) { "failed" } else { "done" };
+        let (kind, verb) = (operation.kind.as_str(), operation.verb.as_str());
+        self.metrics.operations.count([("kind", kind), ("verb", verb), ("outcome", outcome)]);
+    }
+
     /// Ends every running operation on a target, and writes it to the audit log.
     pub(crate) fn finish_operations(
         &self,
@@ -136,12 +166,7 @@ impl Control {
             Outcome::Done | Outcome::Running => ("done", ""),
         };
         for operation in operations::running(connection, target)? {
-            operations::finish(connection, &operation.uid, outcome, self.clock.now())?;
-            self.metrics.operations.count([
-                ("kind", operation.kind.as_str()),
-                ("verb", operation.verb.as_str()),
-                ("outcome", result),
-            ]);
+            self.finish_operation(connection, &operation, outcome)?;
             let action = format!("{}.{}", operation.kind.as_str(), operation.verb.as_str());
             self.note(connection, &operation.principal, &action, &operation.resource, result, detail)?;
         }

@@ -52,10 +52,8 @@ impl Control {
                 if !how.allow_missing {
                     return Err(not_found("branch"));
                 }
-                let mut operation =
-                    self.new_operation(principal, Verb::Delete, Kind::Branch, &resource, "")?;
-                operation.outcome = Outcome::Done;
-                operations::insert(tx, &operation)?;
+                let operation = self.new_operation(principal, Verb::Delete, Kind::Branch, &resource, "")?;
+                let operation = self.insert_done(tx, operation)?;
                 self.note(tx, principal, "branch.delete", &resource, "done", "there was none")?;
                 return Ok((operation, Vec::new()));
             };
@@ -200,10 +198,9 @@ impl Control {
             branch.expire_time = branch.expire_time.filter(|time| *time > now);
             branches::update(tx, &branch)?;
             branches::tell_children(tx, &branch.uid, None)?;
-            let mut operation =
+            let operation =
                 self.new_operation(principal, Verb::Undelete, Kind::Branch, &resource, &branch.uid)?;
-            operation.outcome = Outcome::Done;
-            operations::insert(tx, &operation)?;
+            let operation = self.insert_done(tx, operation)?;
             self.note(tx, principal, "branch.undelete", &resource, "done", "")?;
             Ok(operation)
         })

@@ -10,9 +10,9 @@ use rusqlite::Connection;
 pub use super::expiry::Expiry;
 use super::projects::live_project;
 use super::{Control, not_found};
-use crate::db::{branches, operations};
+use crate::db::branches;
 use crate::error::Error;
-use crate::model::{Branch, Kind, Operation, Outcome, Principal, Project, State, Verb};
+use crate::model::{Branch, Kind, Operation, Principal, Project, State, Verb};
 
 /// What a caller wants of a new branch.
 #[derive(Debug, Clone)]
@@ -136,10 +136,9 @@ impl Control {
                 check_expiry_allowed(&project, &branch)?;
                 branch.update_time = now;
                 branches::update(tx, &branch)?;
-                let mut operation =
+                let operation =
                     control.new_operation(&principal, Verb::Update, Kind::Branch, &target, &branch.uid)?;
-                operation.outcome = Outcome::Done;
-                operations::insert(tx, &operation)?;
+                let operation = control.insert_done(tx, operation)?;
                 control.note(tx, &principal, "branch.update", &target, "done", "")?;
                 Ok(operation)
             });

@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use super::UpdateCompute;
 use crate::app::branches::live_branch;
 use crate::app::{Change, Control, not_found};
-use crate::db::{endpoints, operations};
+use crate::db::endpoints;
 use crate::error::{Error, Refusal};
-use crate::model::{ComputeSettings, Endpoint, Kind, Operation, Outcome, Principal, Verb};
+use crate::model::{ComputeSettings, Endpoint, Kind, Operation, Principal, Verb};
 use crate::names::check_id;
 
 /// Which endpoint is meant.
@@ -155,10 +155,9 @@ impl Control {
         endpoint.update_time = self.clock.now();
         endpoints::update(tx, &endpoint)?;
         let target = which.name();
-        let mut operation =
+        let operation =
             self.new_operation(principal, Verb::Update, Kind::Endpoint, &target, &endpoint.uid)?;
-        operation.outcome = Outcome::Done;
-        operations::insert(tx, &operation)?;
+        let operation = self.insert_done(tx, operation)?;
         self.note(tx, principal, "endpoint.update", &target, "done", "")?;
         Ok(operation)
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::app::{Control, not_found};
-use crate::db::{branches, operations, projects};
+use crate::db::{branches, grants, projects};
 use crate::error::{Error, Refusal};
-use crate::model::{Branch, Kind, Operation, Outcome, Principal, Project, State, Verb};
+use crate::model::{Branch, Kind, Operation, Principal, Project, State, Verb};
 
 impl Control {
     /// Takes back the deletion of a project with the branches that it had then. Branches that were
@@ -35,28 +35,19 @@ impl Control {
         let resource = format!("projects/{id}");
         let now = self.clock.now();
         self.db.write(|tx| {
-            let live = projects::by_id(tx, id)?;
-            // The youngest of that name: older ones may wait for their end beside it.
-            let tombstone = projects::list(tx, true)?
-                .into_iter()
-                .rev()
-                .find(|project| project.id == id && project.purge_time.is_some_and(|due| due > now));
-            let project = match (live, tombstone) {
-                (Some(_), Some(_)) => {
-                    return Err(Error::refused(
-                        Refusal::AlreadyExists,
-                        "project with such id already exists in the workspace",
-                    ));
-                }
-                (Some(_), None) => {
-                    return Err(Error::refused(
-                        Refusal::BadRequest,
-                        format!("project '{id}' is not deleted"),
-                    ));
-                }
-                (None, Some(project)) => project,
-                (None, None) => return Err(not_found("project")),
-            };
+            let may_return =
+                |project: &Project| project.id == id && project.purge_time.is_some_and(|due| due > now);
+            if projects::by_id(tx, id)?.is_some() {
+                return Err(if projects::list(tx, true)?.iter().any(may_return) {
+                    let message = "project with such id already exists in the workspace";
+                    Error::refused(Refusal::AlreadyExists, message)
+                } else {
+                    Error::refused(Refusal::BadRequest, format!("project '{id}' is not deleted"))
+                });
+            }
+            // Of several of that name the one that the caller's rights were looked up for.
+            let meant = grants::subject(tx, id)?.map(|(uid, _)| projects::by_uid(tx, &uid)).transpose()?;
+            let project = meant.flatten().filter(may_return).ok_or_else(|| not_found("project"))?;
             let gone_with_it =
                 |branch: &Branch| branch.state == State::Deleted && branch.delete_time == project.delete_time;
             let rows = branches::list(tx, &project.uid, true)?;
@@ -87,10 +78,9 @@ impl Control {
                 ..project
             };
             projects::update(tx, &project)?;
-            let mut operation =
+            let operation =
                 self.new_operation(principal, Verb::Undelete, Kind::Project, &resource, &project.uid)?;
-            operation.outcome = Outcome::Done;
-            operations::insert(tx, &operation)?;
+            let operation = self.insert_done(tx, operation)?;
             self.note(tx, principal, "project.undelete", &resource, "done", "")?;
             Ok((operation, back))
         })

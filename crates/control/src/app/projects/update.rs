@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use super::{live_project, settings};
 use crate::app::endpoints::UpdateCompute;
 use crate::app::{Change, Control, not_found};
-use crate::db::{branches, operations, projects};
+use crate::db::{branches, projects};
 use crate::error::Error;
-use crate::model::{ComputeSettings, Kind, Operation, Outcome, Principal, Project, State, Tag, Verb};
+use crate::model::{ComputeSettings, Kind, Operation, Principal, Project, State, Tag, Verb};
 
 /// Changes to a project.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -52,15 +52,14 @@ impl Control {
                     let project = changed(tx, live_project(tx, &id)?, update)?;
                     let project = Project { update_time: control.clock.now(), ..project };
                     projects::update(tx, &project)?;
-                    let mut operation = control.new_operation(
+                    let operation = control.new_operation(
                         &principal,
                         Verb::Update,
                         Kind::Project,
                         &target,
                         &project.uid,
                     )?;
-                    operation.outcome = Outcome::Done;
-                    operations::insert(tx, &operation)?;
+                    let operation = control.insert_done(tx, operation)?;
                     control.note(tx, &principal, "project.update", &target, "done", "")?;
                     Ok(operation)
                 })
