@@ -31,8 +31,8 @@ const WORK: &str = "SELECT count(*) FROM work WHERE md5(i::text || 'x') < '8'";
 /// As the daemon gives them: a processor for each unit, and to what goes before others four times the
 /// share.
 fn limits(cu: f64, favoured: bool) -> Limits {
-    let weight = 100.0 * cu * if favoured { 4.0 } else { 1.0 };
-    Limits { cpus: cu, memory: (cu * (2u64 << 30) as f64) as u64, weight: weight as u32 }
+    let weight = 100.0 * cu * if favoured { 100.0 } else { 1.0 };
+    Limits { cpus: cu, memory: (cu * (2u64 << 30) as f64) as u64, weight: weight.min(10_000.0) as u32 }
 }
 
 /// Measures.

@@ -24,7 +24,7 @@ pub struct Limits {
     /// Memory above which the kernel takes back what it can, bytes.
     pub memory: u64,
     /// Share of processor and disk when there is not enough for all: 100 is that of an ordinary
-    /// compute, from 1 to 1000.
+    /// compute, from 1 to 10,000.
     pub weight: u32,
 }
 

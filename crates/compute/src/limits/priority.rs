@@ -3,10 +3,11 @@
 use crate::os;
 
 /// A compute of this weight runs with the priority that everybody has; lighter ones step back.
-const FOREMOST: f64 = 400.0;
+const FOREMOST: f64 = 10_000.0;
 
-/// Each step of niceness is about a quarter of the processor less.
-const STEP: f64 = 1.25;
+/// Less of a difference than the weights have: priorities are set against everything else on the machine,
+/// and an ordinary compute must not come last behind all of it.
+const STEP: f64 = 1.6;
 
 /// Niceness that stands for a weight.
 pub(super) fn niceness(weight: u32) -> i32 {

@@ -30,9 +30,9 @@ fn group(dir: PathBuf, files: &[(&str, &str)]) {
 
 #[test]
 fn weights_become_priorities() {
-    let steps = [400, 200, 100, 50, 1].map(priority::niceness);
-    assert_eq!(steps, [0, 3, 6, 9, 19]);
-    assert_eq!([0, 6, 19].map(priority::disk_level), [4, 5, 7]);
+    let steps = [10_000, 1000, 100, 50, 1].map(priority::niceness);
+    assert_eq!(steps, [0, 5, 10, 11, 19]);
+    assert_eq!([0, 10, 19].map(priority::disk_level), [4, 6, 7]);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn without_groups_there_are_priorities() {
     let limiter = Limiter::prepare_below(root.path(), "ana", None);
     assert_eq!(limiter.means(), Means::Priorities);
     assert!(!limiter.means().is_enforced());
-    assert_eq!(limiter.place("a", &limits(1.0)).niceness, Some(9));
+    assert_eq!(limiter.place("a", &limits(1.0)).niceness, Some(11));
     assert_eq!(limiter.load("a"), None);
 }
 

@@ -60,7 +60,9 @@ impl Trees {
         write(&cpu, "cpu.shares", u64::from(limits.weight) * 1024 / 100)?;
         match &self.disk {
             // Only some of the kernel's schedulers of the disk know weights.
-            Some(disk) => write_if_there(&disk.join(name), "blkio.bfq.weight", limits.weight.clamp(1, 1000)),
+            Some(disk) => {
+                write_if_there(&disk.join(name), "blkio.bfq.weight", (limits.weight / 10).clamp(1, 1000))
+            }
             None => Ok(()),
         }
     }
