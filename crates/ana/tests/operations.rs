@@ -33,8 +33,15 @@ fn what_runs_can_be_seen_and_steered() {
         assert!(drawn.contains(text), "{drawn}");
     }
     assert!(desk.succeed(&["logs", "dev", "-n", "1000"]).contains("ready to accept connections"));
+    desk.succeed(&["branch", "protect", "dev"]);
+    desk.succeed(&["branch", "unprotect", "dev"]);
     let figures = desk.succeed(&["metrics"]);
-    for line in ["anabranch_computes{state=\"awake\"} 2", "anabranch_branches 2", "anabranch_projects 1"] {
+    for line in [
+        "anabranch_operations_total{kind=\"branch\",verb=\"update\",outcome=\"done\"} 2",
+        "anabranch_computes{state=\"awake\"} 2",
+        "anabranch_branches 2",
+        "anabranch_projects 1",
+    ] {
         assert!(figures.contains(line), "{line}: {figures}");
     }
 
@@ -51,8 +58,22 @@ fn what_runs_can_be_seen_and_steered() {
     desk.succeed(&["up"]);
     assert_eq!(dev(&desk)["pid"], before, "the next daemon takes it over");
     assert!(desk.succeed(&["down"]).contains("computes stopped"));
-    desk.succeed(&["up"]);
+    desk.succeed(&["up", "--log-format", "json"]);
     assert_eq!(dev(&desk)["state"], "asleep");
+    let log = std::fs::read_to_string(desk.path.join("data/daemon.log")).unwrap();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told = lines.filter(|line| line["level"] == "INFO" && line["timestamp"].is_string());
+    assert!(told.filter(|line| line["message"].is_string()).count() > 0, "{log}");
+    let told = desk.succeed(&["doctor"]);
+    for check in ["system", "disk", "daemon", "server", "isolation", "sizes"] {
+        assert!(told.lines().any(|line| line.split_whitespace().nth(1) == Some(check)), "{check}: {told}");
+    }
+    let findings: Value = serde_json::from_slice(&desk.ana(&["doctor", "--json"]).stdout).unwrap();
+    let server = findings.as_array().unwrap().iter().find(|finding| finding["check"] == "server").unwrap();
+    assert!(
+        server["verdict"] == "ok" && server["found"].as_str().unwrap().contains("PostgreSQL 17"),
+        "{server}"
+    );
     let unit = desk.succeed(&["service", "install", "--print"]);
     assert!(unit.contains("serve --keep-computes") && unit.contains("KillMode=process"), "{unit}");
 }

@@ -193,13 +193,10 @@ pub fn find_or_install(
     if let Some(bin_dir) = &request.bin_dir {
         return Server::inspect(bin_dir, request.major).map_err(Error::Given);
     }
-    if let Some(server) = server::find_on(machine, request.major, notes) {
+    if let Some(server) = find(machine, request, notes) {
         return Ok(server);
     }
-    let store = Store { directory: request.home.join("postgres"), major: request.major };
-    if let Some(server) = store.find(notes) {
-        return Ok(server);
-    }
+    let store = Store::of(request);
     let _lock = store.lock(notes)?;
     // Whoever held the lock before may have installed what we want.
     if let Some(server) = store.find(&mut |_| {}) {
@@ -211,6 +208,11 @@ pub fn find_or_install(
     }
 }
 
+/// A server of the wanted version that is there already, on the machine or installed.
+pub fn find(machine: &Machine, request: &Request, notes: &mut dyn FnMut(&str)) -> Option<Server> {
+    server::find_on(machine, request.major, notes).or_else(|| Store::of(request).find(notes))
+}
+
 /// The directory of installed servers, one subdirectory each.
 struct Store {
     directory: PathBuf,
@@ -218,6 +220,10 @@ struct Store {
 }
 
 impl Store {
+    fn of(request: &Request) -> Store {
+        Store { directory: request.home.join("postgres"), major: request.major }
+    }
+
     fn find(&self, notes: &mut dyn FnMut(&str)) -> Option<Server> {
         let prefix = format!("{}.", self.major);
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();

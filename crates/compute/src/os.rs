@@ -68,12 +68,26 @@ pub fn sync_file_system(file: &impl AsFd) -> Result<()> {
 /// # Errors
 /// The path cannot be reached.
 pub fn file_system_type(path: &Path) -> Result<u32> {
+    Ok(file_system(path)?.f_type as u32)
+}
+
+fn file_system(path: &Path) -> Result<libc::statfs> {
     let path = c_path(path)?;
     // SAFETY: all-zero is a valid `statfs`; the kernel fills it.
     let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for the call.
     check(unsafe { libc::statfs(path.as_ptr(), &raw mut facts) })?;
-    Ok(facts.f_type as u32)
+    Ok(facts)
+}
+
+/// Bytes free for users and bytes in all of the file system that holds `path`.
+///
+/// # Errors
+/// The path cannot be reached.
+pub fn file_system_space(path: &Path) -> Result<(u64, u64)> {
+    let facts = file_system(path)?;
+    let unit = facts.f_frsize.max(1) as u64;
+    Ok((facts.f_bavail * unit, facts.f_blocks * unit))
 }
 
 /// Sets an extended attribute.

@@ -7,6 +7,7 @@ mod ca;
 mod completions;
 mod compute_args;
 mod database;
+mod doctor;
 mod down;
 mod endpoint;
 mod export;
@@ -48,6 +49,7 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
+    Doctor(doctor::Args),
     Serve(serve::Args),
     #[command(subcommand)]
     Project(project::Command),
@@ -103,6 +105,7 @@ impl Arguments {
             Command::Up(args) => wait_for(up::run(global, args)),
             Command::Down(args) => wait_for(down::run(global, args)),
             Command::Status(args) => wait_for(status::run(global, args)),
+            Command::Doctor(args) => wait_for(doctor::run(global, args)),
             Command::Project(command) => wait_for(project::run(global, command)),
             Command::Branch(command) => wait_for(branch::run(global, command)),
             Command::Token(command) => wait_for(token::run(global, command)),

@@ -1,11 +1,10 @@
 //! Starting computes.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compute::engine::{BranchKey, ComputeState, StartOptions, StopMode};
-use std::io::ErrorKind;
-
 use tokio::net::UnixStream;
 
 use super::size::{cost_of, settings_of};
