@@ -113,8 +113,11 @@ fn show(finding: &Finding) {
 /// The C library, and the file system of the home or of where it would be made.
 fn system(home: &Path) -> Finding {
     let place = home.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
-    // What the home's file system can do is tried out in it, which not everybody may.
-    match platform::check(place) {
+    judge(platform::check(place), place, home)
+}
+
+fn judge(checked: Result<(), platform::Unsupported>, place: &Path, home: &Path) -> Finding {
+    match checked {
         Ok(()) => {
             let glibc = os::glibc_version().unwrap_or_default();
             Finding::new(
@@ -123,6 +126,7 @@ fn system(home: &Path) -> Finding {
                 format!("glibc {glibc}, {} can hold branches", home.display()),
             )
         }
+        // What a file system can do is tried out in the home, which not everybody may.
         Err(
             platform::Unsupported::Lacks { source, .. } | platform::Unsupported::Unreachable { source, .. },
         ) if source.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -230,7 +234,9 @@ mod tests {
 
     #[test]
     fn a_home_where_branches_cannot_be_is_a_problem() {
-        let finding = system(Path::new("/proc/self"));
+        let home = Path::new("/home");
+        assert_eq!(judge(Ok(()), home, home).verdict, Verdict::Ok);
+        let finding = judge(Err(platform::Unsupported::NotGlibc), home, home);
         assert_eq!(finding.verdict, Verdict::Problem, "{finding:?}");
         assert!(finding.hint.is_some());
         assert_eq!(daemon("running".to_owned(), "0.0.0").verdict, Verdict::Warning);
