@@ -8,7 +8,7 @@ mod request;
 use std::time::{Duration, Instant};
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, ArgMatches, Command as Clap, FromArgMatches};
+use clap::{ArgMatches, Command as Clap, FromArgMatches};
 use client::{Client, Method};
 use serde_json::{Map, Value};
 
@@ -49,15 +49,8 @@ impl clap::Subcommand for Command {
         command
             .subcommand_required(true)
             .arg_required_else_help(true)
-            .arg(
-                Arg::new("output")
-                    .short('o')
-                    .long("output")
-                    .global(true)
-                    .value_name("FORMAT")
-                    .value_parser(["text", "json"])
-                    .help("Taken for scripts; the output is JSON either way"),
-            )
+            .args_override_self(true)
+            .args(grammar::everywhere())
             .after_help("Example: ana postgres create-branch projects/shop dev --json '{\"spec\":{\"ttl\":\"3600s\"}}'")
             .subcommands(VERBS.iter().map(Verb::clap))
     }
@@ -85,6 +78,7 @@ pub fn explain(error: &clap::Error) {
         }
         ErrorKind::InvalidSubcommand => context(ContextKind::InvalidSubcommand)
             .map(|name| format!("unknown command \"{name}\" for \"ana postgres\"")),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => bad_value(error),
         _ => None,
     };
     let first_line = || {
@@ -92,6 +86,20 @@ pub fn explain(error: &clap::Error) {
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     };
     fail(&message.unwrap_or_else(first_line));
+}
+
+/// What is wrong with the value of a flag.
+fn bad_value(error: &clap::Error) -> Option<String> {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let flag = context(ContextKind::InvalidArg)?;
+    let flag = flag.split(['[', '=', ' ']).next()?;
+    match context(ContextKind::InvalidValue).filter(|value| !value.is_empty()) {
+        None => Some(format!("flag needs an argument: {flag}")),
+        Some(value) => {
+            let why = std::error::Error::source(error)?;
+            Some(format!("invalid argument \"{value}\" for \"{flag}\" flag: {why}"))
+        }
+    }
 }
 
 fn fail(message: &str) -> ! {

@@ -36,56 +36,47 @@ pub fn build(verb: &Verb, matches: &ArgMatches) -> Result<Request, String> {
     let arguments: Vec<&str> =
         matches.get_many::<String>("arguments").into_iter().flatten().map(String::as_str).collect();
     let json = text(matches, "json");
-    let wanted = match (verb.action, json) {
-        (Action::Credential, Some(_)) if arguments.is_empty() => 0,
-        (Action::Credential, Some(_)) => {
-            return Err("when --json flag is specified, no positional arguments are required. \
-                        Provide 'endpoint' in your JSON input"
-                .to_owned());
-        }
-        _ => verb.arguments.len(),
-    };
-    if arguments.len() != wanted {
-        return Err(format!("accepts {wanted} arg(s), received {}", arguments.len()));
-    }
-    let mut query: Vec<(&str, String)> = Vec::new();
-    for (option, name) in
-        [("purge", "purge"), ("replace-existing", "replace_existing"), ("show-deleted", "show_deleted")]
-    {
+    count(verb, arguments.len(), json.is_some())?;
+    let mut query: Vec<(String, String)> = Vec::new();
+    for (option, name) in [
+        ("purge", "purge"),
+        ("force", "force"),
+        ("replace-existing", "replace_existing"),
+        ("show-deleted", "show_deleted"),
+    ] {
         if flag(matches, option) {
-            query.push((name, "true".to_owned()));
+            query.push((name.to_owned(), "true".to_owned()));
         }
     }
     for (option, name) in [
         ("role-id", "role_id"),
         ("database-id", "database_id"),
+        ("cdf-config-id", "cdf_config_id"),
         ("reassign-owned-to", "reassign_owned_to"),
         ("page-size", "page_size"),
         ("page-token", "page_token"),
     ] {
         if let Some(value) = text(matches, option) {
-            query.push((name, value.to_owned()));
+            query.push((name.to_owned(), value.to_owned()));
         }
     }
     let (method, path, body, warnings) = match verb.action {
-        Action::Create { collection, id, resource } => {
-            let (body, warnings) = body(matches, json, resource)?;
-            let (parent, given) = match arguments.as_slice() {
-                [id] if verb.arguments == ["PROJECT_ID"] => (None, Some(*id)),
-                [parent] => (Some(*parent), None),
-                [parent, id, ..] => (Some(*parent), Some(*id)),
-                [] => (None, None),
-            };
-            if let Some(given) = given {
-                query.insert(0, (id, given.to_owned()));
+        Action::Create { collection, resource } => {
+            let (mut body, warnings) = body(matches, json, resource)?;
+            let mut path = collection.to_owned();
+            for (argument, value) in verb.arguments.iter().zip(&arguments) {
+                let field = argument.to_lowercase();
+                match place(argument) {
+                    Place::Path => path = format!("{}/{collection}", path_of(value)),
+                    Place::Query => query.insert(0, (field, (*value).to_owned())),
+                    Place::Body => body[field] = json!(value),
+                }
             }
-            let path = parent
-                .map_or_else(|| collection.to_owned(), |name| format!("{}/{collection}", path_of(name)));
             (Method::POST, path, Some(body), warnings)
         }
         Action::Update { resource } => {
             let (body, warnings) = body(matches, json, resource)?;
-            query.push(("update_mask", arguments[1].to_owned()));
+            query.push(("update_mask".to_owned(), arguments[1].to_owned()));
             (Method::PATCH, path_of(arguments[0]), Some(body), warnings)
         }
         Action::Get => (Method::GET, path_of(arguments[0]), None, Vec::new()),
@@ -108,6 +99,44 @@ pub fn build(verb: &Verb, matches: &ArgMatches) -> Result<Request, String> {
     let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
     Ok(Request { method, path, body, warnings })
+}
+
+/// Where an argument goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Path,
+    Query,
+    Body,
+}
+
+fn place(argument: &str) -> Place {
+    match argument {
+        "NAME" | "PARENT" => Place::Path,
+        "UPDATE_MASK" => Place::Query,
+        id if id.ends_with("_ID") => Place::Query,
+        _ => Place::Body,
+    }
+}
+
+/// Checks the number of arguments. With `--json`, those for the body are left out.
+fn count(verb: &Verb, received: usize, with_json: bool) -> Result<(), String> {
+    let is_of_body = |argument: &&&str| place(argument) == Place::Body;
+    let fields: Vec<String> =
+        verb.arguments.iter().filter(is_of_body).map(|field| format!("'{}'", field.to_lowercase())).collect();
+    let others: Vec<&str> = verb.arguments.iter().filter(|argument| !is_of_body(argument)).copied().collect();
+    if with_json && !fields.is_empty() {
+        if received == others.len() {
+            return Ok(());
+        }
+        let which = match others.join(", ") {
+            none if none.is_empty() => "no positional arguments are required".to_owned(),
+            some => format!("provide only {some} as positional arguments"),
+        };
+        let fields = fields.join(", ");
+        return Err(format!("when --json flag is specified, {which}. Provide {fields} in your JSON input"));
+    }
+    let wanted = verb.arguments.len();
+    if received == wanted { Ok(()) } else { Err(format!("accepts {wanted} arg(s), received {received}")) }
 }
 
 /// How the command wants to wait.
@@ -157,10 +186,11 @@ fn body(matches: &ArgMatches, json: Option<&str>, resource: &str) -> Result<(Val
     let Some(fields) = body.as_object_mut() else {
         return Err("--json must be a JSON object".to_owned());
     };
-    let noun = resource.to_lowercase();
-    if fields.get(&noun).is_some_and(Value::is_object) && !fields.contains_key("spec") {
+    let noun = noun(resource);
+    let inside = if resource == "CdfConfig" { "catalog" } else { "spec" };
+    if fields.get(&noun).is_some_and(Value::is_object) && !fields.contains_key(inside) {
         return Err(format!(
-            "--json should NOT be wrapped in '{{\"{noun}\": ...}}'; give the {noun} itself: {{\"spec\": {{...}}}}"
+            "--json should NOT be wrapped in '{{\"{noun}\": ...}}'; give the {noun} itself: {{\"{inside}\": ...}}"
         ));
     }
     let mut warnings = Vec::new();
@@ -171,6 +201,18 @@ fn body(matches: &ArgMatches, json: Option<&str>, resource: &str) -> Result<(Val
         fields.insert("name".to_owned(), json!(name));
     }
     Ok((body, warnings))
+}
+
+/// `SyncedTable` as a field is called: `synced_table`.
+fn noun(resource: &str) -> String {
+    let mut noun = String::new();
+    for letter in resource.chars() {
+        if letter.is_ascii_uppercase() && !noun.is_empty() {
+            noun.push('_');
+        }
+        noun.push(letter.to_ascii_lowercase());
+    }
+    noun
 }
 
 /// Inline, or the contents of `@FILE`.

@@ -129,6 +129,83 @@ fn every_command_has_its_call() {
             r#"{"endpoint":"e"}"#,
         ),
         ("get-operation projects/p/operations/u", "GET", "projects/p/operations/u", ""),
+        (
+            "create-catalog shop --json {\"spec\":{\"postgres_database\":\"d\"}}",
+            "POST",
+            "catalogs?catalog_id=shop",
+            r#"{"spec":{"postgres_database":"d"}}"#,
+        ),
+        ("get-catalog catalogs/shop", "GET", "catalogs/shop", ""),
+        ("delete-catalog catalogs/shop --no-wait", "DELETE", "catalogs/shop", ""),
+        ("create-synced-table c.s.t", "POST", "synced_tables?synced_table_id=c.s.t", "{}"),
+        ("get-synced-table synced_tables/c.s.t", "GET", "synced_tables/c.s.t", ""),
+        ("delete-synced-table synced_tables/c.s.t", "DELETE", "synced_tables/c.s.t", ""),
+        (
+            "create-cdf-config projects/p/branches/b/databases/d c s public --cdf-config-id feed",
+            "POST",
+            "projects/p/branches/b/databases/d/cdf-configs?cdf_config_id=feed",
+            r#"{"catalog":"c","schema":"s","postgres_schema":"public"}"#,
+        ),
+        (
+            "create-cdf-config projects/p/branches/b/databases/d --json {\"catalog\":\"c\"}",
+            "POST",
+            "projects/p/branches/b/databases/d/cdf-configs",
+            r#"{"catalog":"c"}"#,
+        ),
+        (
+            "get-cdf-config projects/p/branches/b/databases/d/cdf-configs/f",
+            "GET",
+            "projects/p/branches/b/databases/d/cdf-configs/f",
+            "",
+        ),
+        (
+            "list-cdf-configs projects/p/branches/b/databases/d --page-size 2",
+            "GET",
+            "projects/p/branches/b/databases/d/cdf-configs?page_size=2",
+            "",
+        ),
+        (
+            "delete-cdf-config projects/p/branches/b/databases/d/cdf-configs/f --force",
+            "DELETE",
+            "projects/p/branches/b/databases/d/cdf-configs/f?force=true",
+            "",
+        ),
+        (
+            "get-cdf-status projects/p/branches/b/databases/d/cdf-configs/f/cdf-statuses/t",
+            "GET",
+            "projects/p/branches/b/databases/d/cdf-configs/f/cdf-statuses/t",
+            "",
+        ),
+        (
+            "list-cdf-statuses projects/p/branches/b/databases/d/cdf-configs/f",
+            "GET",
+            "projects/p/branches/b/databases/d/cdf-configs/f/cdf-statuses",
+            "",
+        ),
+        (
+            "create-data-api projects/p/branches/b/databases/d",
+            "POST",
+            "projects/p/branches/b/databases/d/data-api",
+            "{}",
+        ),
+        (
+            "get-data-api projects/p/branches/b/databases/d/data-api",
+            "GET",
+            "projects/p/branches/b/databases/d/data-api",
+            "",
+        ),
+        (
+            "update-data-api projects/p/branches/b/databases/d/data-api spec.db_max_rows",
+            "PATCH",
+            "projects/p/branches/b/databases/d/data-api?update_mask=spec.db_max_rows",
+            "{}",
+        ),
+        (
+            "delete-data-api projects/p/branches/b/databases/d/data-api",
+            "DELETE",
+            "projects/p/branches/b/databases/d/data-api",
+            "",
+        ),
     ];
     for (line, method, path, body) in rows {
         let (have_method, have_path, have_body) = built(line).unwrap();
@@ -165,6 +242,16 @@ fn mistakes_are_told_in_the_vendors_words() {
     assert!(why("create-project p --json @/nonexistent").starts_with("cannot read /nonexistent"));
     assert_eq!(why("create-project p --json []"), "--json must be a JSON object");
     assert!(why("generate-database-credential e --json {}").starts_with("when --json flag is specified"));
+    assert_eq!(
+        why("create-cdf-config d c --json {}"),
+        "when --json flag is specified, provide only PARENT as positional arguments. \
+         Provide 'catalog', 'schema', 'postgres_schema' in your JSON input"
+    );
+    assert_eq!(why("create-cdf-config d"), "accepts 4 arg(s), received 1");
+    assert!(
+        why("create-synced-table c.s.t --json {\"synced_table\":{}}")
+            .starts_with("--json should NOT be wrapped in '{\"synced_table\": ...}'")
+    );
     let limit = |line: &str| limit(&parse(line).1);
     assert_eq!(limit("list-projects --limit -1").unwrap_err(), "--limit must be a non-negative integer");
     assert_eq!(limit("list-projects --limit 0"), Ok(None));
@@ -180,6 +267,30 @@ fn waiting_is_bounded_in_gos_durations() {
     assert_eq!(waits("delete-project p --timeout 1h30m").unwrap().timeout, Some(Duration::from_secs(5400)));
     assert!(waits("delete-project p --no-wait").unwrap().no_wait);
     assert!(waits("delete-project p --timeout soon").is_err());
+}
+
+#[test]
+fn switches_are_gos() {
+    let path = |line: &str| built(line).unwrap().1;
+    for yes in ["--purge", "--purge=true", "--purge=1", "--purge=T", "--purge=false --purge"] {
+        assert_eq!(path(&format!("delete-branch b {yes}")), "b?purge=true", "{yes}");
+    }
+    for no in ["--purge=false", "--purge=0", "--purge=F", "--purge --purge=FALSE"] {
+        assert_eq!(path(&format!("delete-branch b {no}")), "b", "{no}");
+    }
+    assert!(!waiting(&parse("delete-branch b --no-wait=false").1).unwrap().no_wait);
+    assert_eq!(built("delete-branch b --purge false").unwrap_err(), "accepts 1 arg(s), received 2");
+    let group = Command::augment_subcommands(clap::Command::new("postgres"));
+    assert!(group.try_get_matches_from(["postgres", "delete-branch", "b", "--purge=yes"]).is_err());
+}
+
+#[test]
+fn flags_of_every_command_change_nothing() {
+    let flags = "-p mine --target dev --debug --log-level info --log-file /tmp/x --log-format=json -o json";
+    for line in [format!("get-branch b {flags}"), format!("{flags} get-branch b")] {
+        assert_eq!(built(&line).unwrap(), built("get-branch b").unwrap(), "{line}");
+    }
+    assert_eq!(built("get-branch b --debug=false --profile x -t y").unwrap(), built("get-branch b").unwrap());
 }
 
 #[test]
