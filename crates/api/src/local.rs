@@ -40,10 +40,19 @@ pub struct Local {
     pub owner_uid: u32,
     /// Where the TCP part listens, to be shown in the status.
     pub http: Option<std::net::SocketAddr>,
+    /// Whether it speaks TLS there.
+    pub https: bool,
     /// The front door for clients of PostgreSQL.
     pub front: FrontInfo,
     /// Told when somebody asks for the shutdown; the value is whether computes are kept.
     pub shutdown: watch::Sender<Option<bool>>,
+}
+
+impl Local {
+    /// What addresses of the TCP part begin with.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
 }
 
 /// What clients of PostgreSQL need to know of the front door.

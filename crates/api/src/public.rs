@@ -252,7 +252,7 @@ async fn slow_down(front: &Front, address: IpAddr, response: Response) -> Respon
 pub(crate) fn base_of(base: Option<Extension<Base>>, local: &Local) -> String {
     match (base, local.http) {
         (Some(Extension(Base(base))), _) => base,
-        (None, Some(address)) => format!("http://{address}"),
+        (None, Some(address)) => format!("{}://{address}", local.scheme()),
         (None, None) => "http://localhost".to_owned(),
     }
 }

@@ -244,6 +244,8 @@ pub struct Status {
     pub postgres: Postgres,
     /// Address of the HTTP API.
     pub http: Option<String>,
+    /// `http` or `https`.
+    pub http_scheme: Option<String>,
     /// Address for clients of PostgreSQL that name their endpoint otherwise.
     pub postgres_address: Option<String>,
     /// Number of projects.

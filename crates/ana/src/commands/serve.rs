@@ -129,6 +129,7 @@ async fn serve(
         control: Arc::clone(&control),
         owner_uid: system::effective_uid(),
         http: listener.local_addr().ok(),
+        https: tls.is_some(),
         front: FrontInfo {
             authority: certificates.authority().map(|(certificate, file)| AuthorityInfo {
                 certificate: certificate.to_owned(),
@@ -139,7 +140,7 @@ async fn serve(
         shutdown: shutdown.clone(),
     };
     if let Some(http) = local.http {
-        let scheme = if tls.is_some() { "https" } else { "http" };
+        let scheme = if local.https { "https" } else { "http" };
         output::talk(format!("daemon listens on {} and {scheme}://{http}", socket.display()));
     }
     let public = Public { local: local.clone(), urls: args.options.http_url.clone(), tls };

@@ -39,8 +39,8 @@ fn show(status: &Status) {
     output::data(format!("daemon    running, version {}, pid {}", status.version, status.pid));
     output::data(format!("home      {} (owner {})", status.home, status.owner));
     output::data(format!("server    PostgreSQL {} in {}", status.postgres.version, status.postgres.dir));
-    if let Some(http) = &status.http {
-        output::data(format!("http      http://{http}"));
+    if let Some(url) = url(status) {
+        output::data(format!("http      {url}"));
     }
     for warning in &status.warnings {
         output::data(format!("warning   {warning}"));
@@ -61,6 +61,12 @@ fn show(status: &Status) {
         rows.extend(tree(&computes).into_iter().map(|(label, compute)| row(label, compute)));
     }
     output::table(&["BRANCH", "STATE", "CU", "CONNECTIONS", "IDLE", "SUSPENDS", "MEMORY", "ADDRESS"], &rows);
+}
+
+/// Address of the HTTP API; a daemon that does not say how it is spoken to is an older one.
+fn url(status: &Status) -> Option<String> {
+    let scheme = status.http_scheme.as_deref().unwrap_or("http");
+    status.http.as_ref().map(|address| format!("{scheme}://{address}"))
 }
 
 fn host(host: &Host) -> String {
@@ -169,6 +175,14 @@ mod tests {
         let computes: Vec<&Compute> = computes.iter().collect();
         let labels: Vec<String> = tree(&computes).into_iter().map(|(label, _)| label).collect();
         assert_eq!(labels, ["├─ production", "│  ├─ a", "│  │  └─ a1", "│  └─ b", "└─ orphan"]);
+    }
+
+    #[test]
+    fn the_address_says_whether_it_is_encrypted() {
+        let mut status = Status { http: Some("127.0.0.1:8432".into()), ..Status::default() };
+        assert_eq!(url(&status).as_deref(), Some("http://127.0.0.1:8432"));
+        status.http_scheme = Some("https".into());
+        assert_eq!(url(&status).as_deref(), Some("https://127.0.0.1:8432"));
     }
 
     #[test]

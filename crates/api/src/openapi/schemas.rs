@@ -344,6 +344,7 @@ fn own() -> Vec<(&'static str, Value)> {
                 ("owner", text("Owner of the home")),
                 ("postgres", object([("version", text("E.g. 17.10")), ("dir", text("Of its programs"))])),
                 ("http", json!({"type": ["string", "null"], "description": "Address of the HTTP API"})),
+                ("http_scheme", one_of(&["http", "https"])),
                 (
                     "postgres_address",
                     json!({"type": ["string", "null"], "description": "Address for clients of all endpoints"}),

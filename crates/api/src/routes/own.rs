@@ -87,6 +87,7 @@ async fn status(State(local): State<Local>) -> Result<Json<Value>, ApiError> {
         "owner": status.owner,
         "postgres": {"version": status.postgres, "dir": status.postgres_dir},
         "http": local.http.map(|address| address.to_string()),
+        "http_scheme": local.scheme(),
         "postgres_address": local.front.shared.map(|address| address.to_string()),
         "projects": status.projects,
         "computes": status.computes.iter().map(compute).collect::<Vec<_>>(),

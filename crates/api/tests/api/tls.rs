@@ -27,7 +27,7 @@ fn files(world: &World, name: &str) -> Files {
     Files { certificate: file("pem"), key: file("key"), der: made.cert.der().clone() }
 }
 
-fn ask(web: &Web, trusted: CertificateDer<'static>, path: &str) -> std::io::Result<String> {
+fn ask(web: &Web, trusted: CertificateDer<'static>, token: &str, path: &str) -> std::io::Result<String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -39,7 +39,8 @@ fn ask(web: &Web, trusted: CertificateDer<'static>, path: &str) -> std::io::Resu
     let session = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(session, TcpStream::connect(web.address)?);
     let port = web.address.port();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
+    let shown = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n{shown}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -50,9 +51,12 @@ async fn the_api_is_served_encrypted() {
     let world = World::new().await;
     let (mine, other) = (files(&world, "mine"), files(&world, "other"));
     let web = Web::open_with(&world, Some(Tls::read(&mine.certificate, &mine.key).unwrap())).await;
-    let config = ask(&web, mine.der.clone(), "/.well-known/databricks-config").unwrap();
+    let config = ask(&web, mine.der.clone(), "", "/.well-known/databricks-config").unwrap();
     assert!(config.contains(&format!("\"https://localhost:{}/oidc\"", web.address.port())), "{config}");
-    assert!(ask(&web, other.der.clone(), "/health").is_err(), "an impostor would be noticed");
+    assert!(ask(&web, other.der.clone(), "", "/health").is_err(), "an impostor would be noticed");
+    let token = world.token(serde_json::json!({})).await;
+    let status = ask(&web, mine.der.clone(), &token, "/api/anabranch/v1/status").unwrap();
+    assert!(status.contains("\"http_scheme\":\"https\""), "{status}");
     let plain = std::thread::spawn({
         let address = web.address;
         move || {

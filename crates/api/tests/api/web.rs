@@ -58,6 +58,7 @@ impl Web {
             control: Arc::clone(&world.control),
             owner_uid: compute::os::effective_uid(),
             http: Some(address),
+            https: tls.is_some(),
             front: crate::world::front_of(&world.certificates),
             shutdown,
         };

@@ -152,6 +152,7 @@ impl World {
             control: Arc::clone(&control),
             owner_uid: compute::os::effective_uid(),
             http: None,
+            https: false,
             front: front_of(&certificates),
             shutdown,
         };
