@@ -126,6 +126,11 @@ pub fn relative(time: &str, now: Timestamp) -> String {
     }
 }
 
+/// The same, now; a dash for no time.
+pub fn relative_or_none(time: Option<&str>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| relative(time, Timestamp::now()))
+}
+
 /// An RFC 3339 time to the second.
 pub fn absolute(time: &str) -> String {
     match time.parse::<Timestamp>() {

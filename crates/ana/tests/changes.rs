@@ -7,18 +7,8 @@ use compute::run_as;
 use desk::Desk;
 use serde_json::Value;
 
-/// Runs a command that must be refused, with exit code 2; gives what it said.
-fn refused(desk: &Desk, arguments: &[&str]) -> String {
-    let output = desk.ana(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "ana {arguments:?}: {text}");
-    assert!(text.contains("error: "), "{text}");
-    text
-}
-
 fn json(desk: &Desk, arguments: &[&str]) -> Value {
-    let output = desk.ana(&[arguments, &["--json"]].concat());
-    serde_json::from_slice(&output.stdout).unwrap()
+    desk.json(&[arguments, &["--json"]].concat())
 }
 
 #[test]
@@ -28,7 +18,7 @@ fn what_exists_can_be_changed() {
     desk.succeed(&["project", "create", "shop"]);
     desk.succeed(&["branch", "create", "dev", "--no-wait", "--ttl", "1h"]);
 
-    assert!(refused(&desk, &["project", "update"]).contains("nothing to change"));
+    assert!(desk.refused(&["project", "update"]).contains("nothing to change"));
     let update = ["--display-name", "The shop", "--cu", "0.5-4", "--suspend", "5m", "--history", "3d"];
     let more = ["--tag", "team=web", "--tag", "cost=", "--native-login"];
     desk.succeed(&[&["project", "update"], &update[..], &more[..]].concat());
@@ -45,20 +35,20 @@ fn what_exists_can_be_changed() {
     assert_eq!(status["default_endpoint_settings"].get("suspend_timeout_duration"), None);
     assert_eq!(status["default_endpoint_settings"]["autoscaling_limit_max_cu"], 4);
 
-    let hint = refused(&desk, &["branch", "protect", "dev"]);
+    let hint = desk.refused(&["branch", "protect", "dev"]);
     assert!(hint.contains("ana branch expire dev --no-expiry"), "{hint}");
-    assert!(refused(&desk, &["branch", "set-default", "dev"]).contains("expires"));
-    assert!(refused(&desk, &["branch", "expire", "dev"]).contains("--ttl"));
+    assert!(desk.refused(&["branch", "set-default", "dev"]).contains("expires"));
+    assert!(desk.refused(&["branch", "expire", "dev"]).contains("--ttl"));
     assert!(desk.succeed(&["branch", "expire", "dev", "--ttl", "2d"]).contains("expires in 2 days"));
     desk.succeed(&["branch", "expire", "dev", "--no-expiry"]);
     desk.succeed(&["branch", "protect", "dev"]);
-    assert!(refused(&desk, &["branch", "delete", "dev"]).contains("cannot delete protected branch"));
+    assert!(desk.refused(&["branch", "delete", "dev"]).contains("cannot delete protected branch"));
     desk.succeed(&["branch", "unprotect", "dev"]);
     desk.succeed(&["branch", "set-default", "dev"]);
     assert_eq!(json(&desk, &["branch", "show", "dev"])["branch"]["status"]["default"], true);
-    assert!(refused(&desk, &["branch", "set-default", "nobody"]).contains("there is no branch \"nobody\""));
+    assert!(desk.refused(&["branch", "set-default", "nobody"]).contains("there is no branch \"nobody\""));
 
-    assert!(refused(&desk, &["endpoint", "update", "dev"]).contains("nothing to change"));
+    assert!(desk.refused(&["endpoint", "update", "dev"]).contains("nothing to change"));
     let settings = ["--set", "work_mem=64MB", "--set", "jit=off", "--disable"];
     desk.succeed(&[&["endpoint", "update", "dev", "--cu", "2", "--suspend", "1h"], &settings[..]].concat());
     desk.succeed(&["endpoint", "update", "dev", "--unset", "jit"]);
@@ -67,16 +57,29 @@ fn what_exists_can_be_changed() {
         assert!(shown.contains(line), "{shown}");
     }
     assert!(!shown.contains("jit"), "{shown}");
-    assert!(refused(&desk, &["endpoint", "update", "dev", "--set", "fsync=off"]).contains("\"fsync\""));
-    assert!(refused(&desk, &["endpoint", "show", "dev", "--endpoint", "x"]).contains("no endpoint \"x\""));
+    assert!(desk.refused(&["endpoint", "update", "dev", "--set", "fsync=off"]).contains("\"fsync\""));
+    assert!(desk.refused(&["endpoint", "show", "dev", "--endpoint", "x"]).contains("no endpoint \"x\""));
     desk.succeed(&["endpoint", "update", "dev", "--enable"]);
     assert_eq!(json(&desk, &["endpoint", "list"]).as_array().unwrap().len(), 2);
     assert_eq!(json(&desk, &["endpoint", "list", "--branch", "dev"])[0]["status"]["disabled"], false);
 
+    desk.succeed(&["branch", "create", "old", "--no-wait"]);
+    desk.succeed(&["branch", "delete", "old"]);
+    assert_eq!(json(&desk, &["branch", "list"]).as_array().unwrap().len(), 2);
+    let deleted = json(&desk, &["branch", "list", "--deleted"]);
+    assert_eq!((deleted.as_array().unwrap().len(), &deleted[0]["branch_id"]), (1, &Value::from("old")));
+    let shown = desk.succeed(&["branch", "list", "--deleted"]);
+    assert!(shown.contains("old") && shown.contains("ago") && shown.contains("in 24 hours"), "{shown}");
+    assert_eq!(json(&desk, &["project", "list", "--deleted"]), Value::Array(Vec::new()));
+
     assert!(desk.succeed(&["project", "delete", "shop"]).contains("ana project undelete shop"));
+    assert_eq!(json(&desk, &["project", "list"]), Value::Array(Vec::new()));
+    assert_eq!(json(&desk, &["project", "list", "--deleted"])[0]["project_id"], "shop");
+    let shown = desk.succeed(&["project", "list", "--deleted"]);
+    assert!(shown.contains("shop") && shown.contains("ago") && shown.contains("in 24 hours"), "{shown}");
     desk.succeed(&["project", "undelete", "shop"]);
     assert_eq!(json(&desk, &["branch", "list", "--project", "shop"]).as_array().unwrap().len(), 2);
-    assert!(refused(&desk, &["project", "undelete", "shop"]).contains("is not deleted"));
+    assert!(desk.refused(&["project", "undelete", "shop"]).contains("is not deleted"));
     desk.succeed(&["project", "delete", "shop", "--purge"]);
-    assert!(refused(&desk, &["project", "undelete", "shop"]).contains("can come back"));
+    assert!(desk.refused(&["project", "undelete", "shop"]).contains("can come back"));
 }

@@ -5,19 +5,6 @@ mod desk;
 
 use compute::run_as;
 use desk::Desk;
-use serde_json::Value;
-
-fn json(desk: &Desk, arguments: &[&str]) -> Value {
-    let output = desk.ana(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(desk: &Desk, arguments: &[&str]) -> String {
-    let output = desk.ana(arguments);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 fn roles_and_databases_by_hand() {
@@ -27,7 +14,7 @@ fn roles_and_databases_by_hand() {
     desk.succeed(&["project", "create", "shop"]);
     desk.succeed(&["branch", "create", "dev", "--no-wait"]);
 
-    let made = json(&desk, &["role", "create", "app", "--branch", "dev", "--createdb", "--json"]);
+    let made = desk.json(&["role", "create", "app", "--branch", "dev", "--createdb", "--json"]);
     assert_eq!(made["status"]["postgres_role"], "app");
     assert_eq!(made["status"]["attributes"]["createdb"], true);
     let password = desk.succeed(&["role", "password", "app", "-b", "dev"]);
@@ -39,17 +26,17 @@ fn roles_and_databases_by_hand() {
     {
         assert!(list.contains(text), "{text}: {list}");
     }
-    let roles = json(&desk, &["role", "list", "--json"]);
+    let roles = desk.json(&["role", "list", "--json"]);
     assert_eq!(roles.as_array().unwrap().len(), 1, "the default branch is another one");
     let changed =
-        json(&desk, &["role", "update", "bob-example-org", "--superuser", "false", "-b", "dev", "--json"]);
+        desk.json(&["role", "update", "bob-example-org", "--superuser", "false", "-b", "dev", "--json"]);
     assert_eq!(changed["status"]["membership_roles"], serde_json::json!([]));
-    assert!(refused(&desk, &["role", "update", "app", "-b", "dev"]).contains("nothing to change"));
+    assert!(desk.refused(&["role", "update", "app", "-b", "dev"]).contains("nothing to change"));
     let shown = desk.succeed(&["role", "show", "app", "-b", "dev"]);
     assert!(shown.contains("plain"), "{shown}");
 
     desk.succeed(&["database", "create", "app_db", "--owner", "app", "-b", "dev"]);
-    let own = json(&desk, &["database", "create", "mine", "-b", "dev", "--json"]);
+    let own = desk.json(&["database", "create", "mine", "-b", "dev", "--json"]);
     assert!(own["status"]["role"].as_str().unwrap().contains("/roles/"), "{own}");
     let list = desk.succeed(&["database", "list", "-b", "dev"]);
     assert!(list.contains("app_db") && list.contains("databricks_postgres"), "{list}");
@@ -59,7 +46,7 @@ fn roles_and_databases_by_hand() {
     let shown = desk.succeed(&["database", "show", "renamed", "-b", "dev"]);
     assert!(shown.contains("bob-example-org"), "{shown}");
 
-    let text = refused(&desk, &["role", "delete", "bob@example.org", "-b", "dev"]);
+    let text = desk.refused(&["role", "delete", "bob@example.org", "-b", "dev"]);
     assert!(text.contains("depend on it") && text.contains("reassign_owned_to"), "{text}");
     desk.succeed(&["role", "delete", "bob@example.org", "--reassign-owned-to", "app", "-b", "dev"]);
     desk.succeed(&["database", "delete", "renamed", "-b", "dev"]);
@@ -69,7 +56,7 @@ fn roles_and_databases_by_hand() {
         (["role", "list", "-bnone"], "there is no branch \"none\" in project shop"),
         (["role", "create", "databricks_superuser"], "role with that name already exists"),
     ] {
-        let error = refused(&desk, &arguments);
+        let error = desk.refused(&arguments);
         assert!(error.contains(text), "{error}");
     }
 }

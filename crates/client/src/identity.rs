@@ -130,12 +130,62 @@ pub struct Federation {
     pub principal: String,
 }
 
+/// A right of a principal on a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Right {
+    /// E-mail address, application id, name of a group.
+    pub principal: String,
+    /// `user`, `service_principal` or `group`.
+    pub kind: String,
+    /// What people see.
+    pub display_name: String,
+    /// `CAN_USE` or `CAN_MANAGE`.
+    pub level: String,
+}
+
+/// A right as the vendor's permissions call has it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AccessControl {
+    user_name: Option<String>,
+    group_name: Option<String>,
+    service_principal_name: Option<String>,
+    display_name: String,
+    all_permissions: Vec<Level>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Level {
+    permission_level: String,
+}
+
+impl From<AccessControl> for Right {
+    fn from(entry: AccessControl) -> Right {
+        let named = [
+            ("user", entry.user_name),
+            ("group", entry.group_name),
+            ("service_principal", entry.service_principal_name),
+        ];
+        let holder = named.into_iter().find_map(|(kind, name)| Some((kind, name?)));
+        let (kind, principal) = holder.unwrap_or_default();
+        Right {
+            principal,
+            kind: kind.to_owned(),
+            display_name: entry.display_name,
+            level: entry.all_permissions.into_iter().next().unwrap_or_default().permission_level,
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Lists {
     principals: Vec<Principal>,
     tokens: Vec<Token>,
     federations: Vec<Federation>,
+    access_control_list: Vec<AccessControl>,
 }
 
 impl Client {
@@ -202,6 +252,16 @@ impl Client {
     /// There was none, or as for every call.
     pub async fn revoke(&self, project: &str, principal: &str) -> Result<(), Error> {
         self.done(Method::DELETE, &permission_path(project, principal), None).await
+    }
+
+    /// Who has which right on a project, its owner first.
+    ///
+    /// # Errors
+    /// There is no such project, or as for every call.
+    pub async fn rights(&self, project: &str) -> Result<Vec<Right>, Error> {
+        let path = format!("/api/2.0/permissions/database-projects/{}", encode(project));
+        let all = self.get::<Lists>(&path).await?.access_control_list;
+        Ok(all.into_iter().map(Right::from).collect())
     }
 
     /// Makes a personal token or client secret.

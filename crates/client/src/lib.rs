@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub use access::{Attributes, Database, DatabaseStatus, NewDatabase, NewRole, Role, RoleChange, RoleStatus};
 pub use error::Error;
-pub use identity::{Federation, NewSecret, NewToken, Principal, Token, Whoami};
+pub use identity::{Federation, NewSecret, NewToken, Principal, Right, Token, Whoami};
 pub use remote::{Remote, RemoteError};
 pub use resources::{
     AuditEntry, AuditLog, Authority, Branch, BranchStatus, Compute, Connection, DatabaseCredential, Endpoint,
@@ -183,6 +183,15 @@ impl Client {
     /// As for every call.
     pub async fn projects(&self) -> Result<Vec<Project>, Error> {
         self.list(&format!("{PG}/projects"), "projects").await
+    }
+
+    /// Deleted projects whose data is still there.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn deleted_projects(&self) -> Result<Vec<Project>, Error> {
+        let all: Vec<Project> = self.list(&format!("{PG}/projects?show_deleted=true"), "projects").await?;
+        Ok(all.into_iter().filter(|project| project.delete_time.is_some()).collect())
     }
 
     /// One project.

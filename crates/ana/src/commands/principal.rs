@@ -1,10 +1,10 @@
-use client::{NewToken, Principal};
+use client::{NewToken, Principal, Right};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::context::Global;
 use crate::duration;
-use crate::failure::Failure;
+use crate::failure::{Failure, about};
 use crate::output;
 
 /// Make and delete users, service principals and groups, and say who may do what
@@ -67,6 +67,13 @@ pub enum Command {
     Revoke {
         /// Name
         name: String,
+    },
+    /// List who has which right on a project
+    #[command(after_help = "Example: ana principal rights --project shop")]
+    Rights {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Put a principal into a group
     Join {
@@ -146,6 +153,15 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
             client.revoke(&project, &name).await?;
             output::talk(format!("{name} has no right of its own on project {project} any more"));
         }
+        Command::Rights { json } => {
+            let project = global.project(&client).await?;
+            let rights = client.rights(&project).await.map_err(|error| about(error, &project, ""))?;
+            if json {
+                return output::json(&rights);
+            }
+            let rows: Vec<_> = rights.into_iter().map(right).collect();
+            output::table(&["NAME", "KIND", "CALLED", "RIGHT"], &rows);
+        }
         Command::Join { group, name } => {
             client.set_member(&group, &name, true).await?;
             output::talk(format!("{name} is in group {group}"));
@@ -164,6 +180,10 @@ fn label(principal: &Principal) -> String {
     } else {
         format!("{} ({})", principal.display_name, principal.name)
     }
+}
+
+fn right(right: Right) -> Vec<String> {
+    vec![right.principal, right.kind.replace('_', " "), right.display_name, right.level]
 }
 
 fn row(principal: &Principal) -> Vec<String> {

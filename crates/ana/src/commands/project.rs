@@ -20,8 +20,11 @@ pub enum Command {
         pg: Option<u32>,
     },
     /// List projects
-    #[command(after_help = "Example: ana project list --json")]
+    #[command(after_help = "Examples: ana project list --json\n          ana project list --deleted")]
     List {
+        /// Those that are deleted and can come back
+        #[arg(long)]
+        deleted: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -72,10 +75,15 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
             })?;
             output::talk(format!("project {name} is back"));
         }
-        Command::List { json } => {
-            let all = client.projects().await?;
+        Command::List { deleted, json } => {
+            let all = if deleted { client.deleted_projects().await? } else { client.projects().await? };
             if json {
                 return output::json(&all);
+            }
+            if deleted {
+                let rows: Vec<_> = all.iter().map(deleted_row).collect();
+                output::table(&["PROJECT", "PG", "OWNER", "DELETED", "FREED"], &rows);
+                return Ok(());
             }
             let rows: Vec<_> = all.iter().map(row).collect();
             output::table(&["PROJECT", "PG", "OWNER", "CREATED"], &rows);
@@ -112,6 +120,15 @@ fn row(project: &Project) -> Vec<String> {
         project.status.owner.clone(),
         output::relative(&project.create_time, Timestamp::now()),
     ]
+}
+
+fn deleted_row(project: &Project) -> Vec<String> {
+    let mut row = row(project);
+    row.pop();
+    row.extend(
+        [&project.delete_time, &project.purge_time].map(|time| output::relative_or_none(time.as_deref())),
+    );
+    row
 }
 
 fn show(project: &Project) {

@@ -1,11 +1,13 @@
 //! A machine for one user, as the command line sees it.
 #![allow(dead_code)]
 
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use compute::os;
+use serde_json::Value;
 
 /// A machine for one user: a home that goes away with the test, and its daemon.
 pub struct Desk {
@@ -35,15 +37,33 @@ impl Desk {
 
     /// Runs a command.
     pub fn ana(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(self.path.join("ana"));
-        command.args(arguments).current_dir(&self.path).env_clear();
+        self.command(self.path.join("ana")).args(arguments).output().unwrap()
+    }
+
+    /// A program of the user's, in this machine's environment.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.path).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.path.join("home")).env("ANABRANCH_HOME", self.path.join("data"));
         command.env("ANABRANCH_PG_PORT", "0").env("ANABRANCH_HTTP_PORT", "0");
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
         }
-        command.output().unwrap()
+        command
+    }
+
+    /// Runs a command that must succeed; gives the JSON that it printed.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.ana(arguments);
+        let talk = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ana {arguments:?}: {}\n{talk}", output.status);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a command that must be refused, with exit code 2; gives what it said.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        refusal(&self.ana(arguments), arguments)
     }
 
     /// Runs a command that must succeed; gives what it printed.
@@ -54,6 +74,14 @@ impl Desk {
         assert!(output.status.success(), "ana {arguments:?}: {}\n{text}", output.status);
         text
     }
+}
+
+/// What a command said that must have been refused.
+pub fn refusal(output: &Output, arguments: &[&str]) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "ana {arguments:?}: {text}");
+    assert!(text.contains("error: "), "{text}");
+    text
 }
 
 impl Drop for Desk {

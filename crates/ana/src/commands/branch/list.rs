@@ -7,11 +7,14 @@ use crate::output;
 
 /// List branches
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: ana branch list --tree")]
+#[command(after_help = "Examples: ana branch list --tree\n          ana branch list --deleted")]
 pub struct Args {
     /// Draw who left from whom
     #[arg(long)]
     tree: bool,
+    /// Those that are deleted and can come back
+    #[arg(long, conflicts_with = "tree")]
+    deleted: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -20,9 +23,18 @@ pub struct Args {
 pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let client = global.client()?;
     let project = global.project(&client).await?;
-    let branches = client.branches(&project).await.map_err(|error| about(error, &project, ""))?;
+    let listed = match args.deleted {
+        true => client.deleted_branches(&project).await,
+        false => client.branches(&project).await,
+    };
+    let branches = listed.map_err(|error| about(error, &project, ""))?;
     if args.json {
         return output::json(&branches);
+    }
+    if args.deleted {
+        let rows: Vec<_> = branches.iter().map(deleted_row).collect();
+        output::table(&["BRANCH", "PARENT", "CREATED", "DELETED", "FREED"], &rows);
+        return Ok(());
     }
     let now = Timestamp::now();
     let lines: Vec<(String, &Branch)> = if args.tree {
@@ -48,6 +60,18 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
     output::table(&["BRANCH", "PARENT", "CREATED", "EXPIRES", "OWN SIZE", ""], &rows);
     Ok(())
+}
+
+fn deleted_row(branch: &Branch) -> Vec<String> {
+    let times = [
+        Some(branch.create_time.as_str()),
+        branch.status.delete_time.as_deref(),
+        branch.status.purge_time.as_deref(),
+    ];
+    [branch.branch_id.clone(), parent(branch)]
+        .into_iter()
+        .chain(times.map(output::relative_or_none))
+        .collect()
 }
 
 fn parent(branch: &Branch) -> String {
