@@ -1,6 +1,8 @@
 //! How to reach a branch, and the ways to write that down.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use client::{Client, Connection};
@@ -58,16 +60,35 @@ fn certificate_file(daemons: &str, certificate: &str) -> Result<String, Failure>
     let dir = cache_dir()?.join("anabranch");
     let path = dir.join(format!("ca-{:08x}.pem", short_hash(certificate.as_bytes())));
     if !holds(&path) {
-        let beside = path.with_extension(format!("{}.part", std::process::id()));
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .and_then(|()| std::fs::write(&beside, certificate))
-            .and_then(|()| std::fs::rename(&beside, &path))
-            .map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))?;
+        write_private(&path, certificate)?;
     }
     Ok(path.display().to_string())
+}
+
+/// A file with the password that libpq finds by `PGPASSFILE`; none where there is no password.
+pub fn passfile(connection: &Connection) -> Result<Option<String>, Failure> {
+    let Some(password) = &connection.password else { return Ok(None) };
+    let escape = |text: &str| text.replace('\\', r"\\").replace(':', r"\:");
+    let whose = format!("{}:{}:*:{}", escape(&connection.host), connection.port, escape(&connection.role));
+    let name = format!("pgpass-{:08x}", short_hash(whose.as_bytes()));
+    let path = cache_dir()?.join("anabranch").join(name);
+    write_private(&path, &format!("{whose}:{}\n", escape(password)))?;
+    Ok(Some(path.display().to_string()))
+}
+
+/// Writes a file that only this user can read, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    let beside = path.with_extension(format!("{}.part", std::process::id()));
+    let written = || {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        // What an earlier run of the same number left might be open to others.
+        let _ = std::fs::remove_file(&beside);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&beside, path)
+    };
+    written().map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))
 }
 
 fn cache_dir() -> Result<PathBuf, Failure> {
@@ -76,8 +97,8 @@ fn cache_dir() -> Result<PathBuf, Failure> {
         .filter(|dir| dir.is_absolute())
         .or_else(|| Some(variable("HOME")?.join(".cache")))
         .ok_or_else(|| {
-            Failure::new(Exit::Outside, "HOME is not set, so there is no place for the servers' certificate")
-                .with_hint("set HOME; `ana ca` prints the certificate")
+            Failure::new(Exit::Outside, "HOME is not set, so there is no place for files about servers")
+                .with_hint("set HOME; `ana ca` prints the servers' certificate")
         })
 }
 
@@ -163,11 +184,11 @@ pub fn variables(connection: &Connection) -> Vec<(&'static str, String)> {
     variables
 }
 
-/// The same as lines for a shell, to be read with `eval` or `set -a`.
-pub fn environment(connection: &Connection) -> String {
+/// Variables as lines for a shell, to be read with `eval` or `set -a`.
+pub fn environment(variables: &[(&str, String)]) -> String {
     let quote = |value: &str| format!("'{}'", value.replace('\'', "'\\''"));
     let lines: Vec<String> =
-        variables(connection).iter().map(|(name, value)| format!("{name}={}", quote(value))).collect();
+        variables.iter().map(|(name, value)| format!("{name}={}", quote(value))).collect();
     lines.join("\n")
 }
 
@@ -241,7 +262,7 @@ mod tests {
         assert!(text.contains(r"password='p/ä:@?\'' sslmode='verify-full'"), "{text}");
         let read: tokio_postgres::Config = text.split(" sslmode").next().unwrap().parse().unwrap();
         assert_eq!(read.get_password(), Some("p/ä:@?'".as_bytes()));
-        let text = environment(&connection());
+        let text = environment(&variables(&connection()));
         assert!(text.contains("PGPASSWORD='p/ä:@?'\\'''\n"), "{text}");
         assert!(text.ends_with("PGSSLROOTCERT='/home/a b/keys/ca.pem'"), "{text}");
     }
@@ -256,6 +277,6 @@ mod tests {
             ..Connection::default()
         };
         assert_eq!(uri(&connection), "postgresql://o@[::1]:1/d?sslmode=require");
-        assert!(!environment(&connection).contains("PGPASSWORD"));
+        assert!(!environment(&variables(&connection)).contains("PGPASSWORD"));
     }
 }

@@ -10,6 +10,7 @@ mod database;
 mod doctor;
 mod down;
 mod endpoint;
+mod env;
 mod export;
 mod logs;
 mod metrics;
@@ -71,6 +72,7 @@ enum Command {
     #[command(subcommand)]
     Postgres(postgres::Command),
     Url(url::Args),
+    Env(env::Args),
     Ca(ca::Args),
     Psql(psql::Args),
     Export(export::Args),
@@ -121,6 +123,7 @@ impl Arguments {
             Command::Audit(command) => wait_for(audit::run(global, command)),
             Command::Service(command) => service::run(global, command),
             Command::Url(args) => wait_for(url::run(global, args)),
+            Command::Env(args) => wait_for(env::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),
         }

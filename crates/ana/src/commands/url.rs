@@ -50,7 +50,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
     output::data(match args.format {
         Format::Uri => connection::uri(&connection),
-        Format::Env => connection::environment(&connection),
+        Format::Env => connection::environment(&connection::variables(&connection)),
         Format::Jdbc => connection::jdbc(&connection),
         Format::Dsn => connection::dsn(&connection),
     });
