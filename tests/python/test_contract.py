@@ -266,7 +266,8 @@ def test_a_project_is_changed_by_mask(api, project):
     changed = change(
         pg.ProjectSpec(default_endpoint_settings=settings), "spec.project_default_settings.suspension"
     )
-    assert changed.status.default_endpoint_settings.suspend_timeout_duration is None
+    changed = changed.status.default_endpoint_settings
+    assert (changed.suspend_timeout_duration, changed.no_suspension) == (None, True)
 
 
 def test_a_project_goes_and_comes_back(api):

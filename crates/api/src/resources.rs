@@ -195,6 +195,8 @@ fn default_settings(settings: &ComputeSettings) -> Value {
         ("autoscaling_limit_min_cu", Some(number(settings.min_cu))),
         ("autoscaling_limit_max_cu", Some(number(settings.max_cu))),
         ("suspend_timeout_duration", suspension(settings)),
+        // The contract's status of an endpoint has no such field, these settings have.
+        ("no_suspension", settings.suspend_seconds.is_none().then_some(json!(true))),
         ("pg_settings", pg_settings(settings)),
     ])
 }

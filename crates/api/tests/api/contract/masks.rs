@@ -119,9 +119,10 @@ pub async fn projects(world: &World) {
     let awake = patch(world, path, "spec.project_default_settings.suspension", whole.clone()).await;
     let settings = done(&awake)["status"]["default_endpoint_settings"].clone();
     assert_eq!(
-        (settings.get("suspend_timeout_duration"), &settings["autoscaling_limit_min_cu"]),
-        (None, &json!(1))
+        (settings.get("suspend_timeout_duration"), &settings["no_suspension"]),
+        (None, &json!(true))
     );
+    assert_eq!(settings["autoscaling_limit_min_cu"], 1);
     let all = patch(world, path, "initial_branch_spec,initial_endpoint_spec,spec", whole.clone()).await;
     let status = done(&all)["status"].clone();
     assert_eq!(status["custom_tags"], json!([{"key": "team", "value": "web"}]));
