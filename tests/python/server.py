@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,10 +19,51 @@ OWNER = "ana@example.org"
 PATIENCE = 120
 
 
+def until(look):
+    """What `look` gives as soon as it gives something."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+class Secrets:
+    """What programs were told and nobody else may learn."""
+
+    FORMS = {
+        "personal token": r"ana_pat_[0-9a-zA-Z]+",
+        "client secret": r"ana_cs_[0-9a-zA-Z]+",
+        "signed token": r"eyJ[\w-]+\.[\w-]+\.[\w-]+",
+        "password": r'"password":\s*"([0-9a-f]{64})"',
+    }
+
+    def __init__(self):
+        # To each its kind.
+        self.known = {}
+
+    def notice(self, text):
+        """Keeps what there is in an answer or an output."""
+        for kind, form in self.FORMS.items():
+            self.known.update(dict.fromkeys(re.findall(form, text), kind))
+
+    def found_in(self, text):
+        """Kinds of the secrets that a text gives away."""
+        return {kind for secret, kind in self.known.items() if self._core(secret) in text}
+
+    @staticmethod
+    def _core(secret):
+        """The part that nobody can guess: what follows the kind, or the signature."""
+        return secret.rsplit("." if "." in secret else "_", 1)[-1]
+
+
 class Server:
     """`ana serve` with an empty home. Call `stop` at the end; it leaves nothing behind."""
 
     def __init__(self, *options):
+        self.options = options
+        self.secrets = Secrets()
         self.dir = tempfile.mkdtemp(prefix="ana-python-")
         # The daemon may run as another user than we do, and makes its home itself.
         os.chmod(self.dir, 0o755)
@@ -30,17 +72,26 @@ class Server:
         self.home = os.path.join(self.dir, "home")
         self.log = open(os.path.join(self.dir, "log"), "w+b")
         try:
-            self.process = subprocess.Popen(
-                [self.program, "serve", "--owner", OWNER, *options],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=self.log,
-            )
-            self.host = "http://" + self._wait_until_up()
+            self._start()
         except BaseException:
             self.stop()
             raise
+
+    def _start(self, **environment):
+        self.process = subprocess.Popen(
+            [self.program, "serve", "--owner", OWNER, *self.options],
+            env={**self._environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+        )
+        self.host = "http://" + self._wait_until_up()
+
+    def restart(self, **environment):
+        """Kills the daemon and starts it again, with other variables and on other ports."""
+        self.process.kill()
+        self.process.wait()
+        self._start(**environment)
 
     def ana(self, *arguments, **environment):
         """Output of a command that succeeds."""
@@ -50,7 +101,7 @@ class Server:
 
     def try_ana(self, *arguments, **environment):
         """A command that may fail."""
-        return subprocess.run(
+        done = subprocess.run(
             [self.program, *arguments],
             env={**self._environment(), **environment},
             cwd=self.dir,
@@ -58,6 +109,18 @@ class Server:
             text=True,
             timeout=PATIENCE,
         )
+        self.secrets.notice(done.stdout)
+        return done
+
+    def psql(self, branch, statements):
+        """What PostgreSQL's superuser is told on a branch (`PROJECT/BRANCH`)."""
+        project, branch = branch.split("/")
+        return self.ana("psql", branch, "--project", project, "--superuser", "--", "-c", statements)
+
+    def place(self, branch):
+        """How to connect to a branch (`PROJECT/BRANCH`): what `ana url --json` says, with a token."""
+        project, branch = branch.split("/")
+        return json.loads(self.ana("url", branch, "--project", project, "--json"))
 
     def token(self, *arguments):
         """A new personal token, of the owner unless the arguments say otherwise."""

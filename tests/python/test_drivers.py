@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import os
 import shutil
 import ssl
@@ -25,8 +24,8 @@ ROWS = 20_000
 
 @pytest.fixture(scope="module")
 def place(server, shop):
-    """How to connect to a branch: what `ana url --json` says, with a token."""
-    return json.loads(server.ana("url", "production", "--project", "shop", "--json"))
+    """How to connect to a branch."""
+    return server.place("shop/production")
 
 
 def of_libpq(place, **changes):
@@ -214,7 +213,7 @@ def test_names_below_a_domain():
 
         client.postgres.create_project(project=Project(), project_id="shop").wait()
         endpoint = next(iter(client.postgres.list_endpoints(parent="projects/shop/branches/production")))
-        place = json.loads(server.ana("url", "production", "--project", "shop", "--json"))
+        place = server.place("shop/production")
         assert endpoint.status.hosts.host == place["host"] == f"{endpoint.uid}.db.example.org"
         # What DNS would do.
         connection = psycopg2.connect(**of_libpq(place, hostaddr="127.0.0.1"))

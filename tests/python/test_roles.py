@@ -11,26 +11,28 @@ from server import OWNER
 
 @pytest.fixture(scope="module")
 def branch(w):
-    """The only branch of a project for this file."""
-    project = w.postgres.create_project(project=pg.Project(), project_id="roles").wait()
+    """The only branch of a project for this file, whose roles may log in with passwords."""
+    spec = pg.ProjectSpec(enable_pg_native_login=True)
+    project = w.postgres.create_project(project=pg.Project(spec=spec), project_id="roles").wait()
     yield project.status.default_branch
     w.postgres.delete_project(name=project.name, purge=True).wait()
 
 
 @pytest.fixture
 def connect(server, w, branch):
-    """Opens sessions of the project's owner."""
+    """Opens sessions, of the project's owner unless somebody else is named with a password."""
     sessions = []
 
-    def connect(database):
+    def connect(database, user=OWNER, password=None):
         endpoint = w.postgres.get_endpoint(name=f"{branch}/endpoints/primary")
-        credential = w.postgres.generate_database_credential(endpoint=endpoint.name)
+        if password is None:
+            password = w.postgres.generate_database_credential(endpoint=endpoint.name).token
         session = psycopg2.connect(
             host=endpoint.status.hosts.host,
             port=w.api_client.do("GET", f"/api/2.0/postgres/{endpoint.name}")["anabranch"]["port"],
             dbname=database,
-            user=OWNER,
-            password=credential.token,
+            user=user,
+            password=password,
             sslmode="require",
         )
         session.autocommit = True
@@ -58,7 +60,7 @@ def finished(operation, name):
     return result
 
 
-def test_a_role_lives_and_goes(w, branch):
+def test_a_role_lives_and_goes(w, branch, connect):
     api, name = w.postgres, f"{branch}/roles/app-role"
     made = finished(api.create_role(parent=branch, role=role("app_role"), role_id="app-role"), name)
     assert (made.name, made.parent, made.role_id, made.spec) == (name, branch, "app-role", None)
@@ -81,6 +83,13 @@ def test_a_role_lives_and_goes(w, branch):
     ).wait()
     assert replaced.create_time == made.create_time
     assert replaced.status.membership_roles == [pg.RoleMembershipRole.DATABRICKS_SUPERUSER]
+
+    told = w.api_client.do("POST", f"/api/anabranch/v1/{name}/reset-password", body={})
+    cursor = connect("databricks_postgres", "app_role", told["password"])
+    cursor.execute("SELECT session_user")
+    assert cursor.fetchone() == ("app_role",)
+    with pytest.raises(psycopg2.OperationalError, match="authentication failed"):
+        connect("databricks_postgres", "app_role", told["password"][::-1])
 
     assert finished(api.delete_role(name=name), name) is None
     for call in (api.get_role, api.delete_role):
@@ -221,7 +230,6 @@ def test_an_owner_goes_only_with_an_heir(w, branch, connect):
     assert api.get_database(name=olds.name).status.role == heir.name
     cursor.execute("DROP TABLE kept")
     api.delete_database(name=olds.name).wait()
-    # What was granted to the old one does not hold the new one.
     api.delete_role(name=heir.name).wait()
 
 
