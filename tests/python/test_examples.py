@@ -1,4 +1,4 @@
-"""The programs in `examples/`, as anybody runs them: with a host and a token, and nothing else."""
+"""The programs in `examples/`, as anybody runs them: with a host and a token, and perhaps the authority."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from server import PATIENCE, ROOT
 EXAMPLES = ["data_only", "schema_to_production", "concurrent_change", "ci"]
 
 
-def start(server, token, example, *arguments):
+def start(server, token, example, *arguments, **more):
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-B", os.path.join(ROOT, "examples", f"{example}.py"), *arguments],
@@ -21,13 +21,18 @@ def start(server, token, example, *arguments):
             "DATABRICKS_HOST": server.host,
             "DATABRICKS_TOKEN": token,
             "DATABRICKS_CONFIG_FILE": os.devnull,
-            "PGSSLROOTCERT": server.authority(),
+            **more,
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def checked(server, token, example, *arguments):
+    """With the authority's certificate, so that the server has to prove itself."""
+    return start(server, token, example, *arguments, PGSSLROOTCERT=server.authority())
 
 
 def finish(process):
@@ -43,7 +48,7 @@ def eve(server):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_twice_in_a_row(server, eve, example):
-    first, second = (finish(start(server, eve, example)) for _ in range(2))
+    first, second = (finish(checked(server, eve, example)) for _ in range(2))
     assert first.splitlines()[0] == second.splitlines()[0], "the same project"
     assert list(server.client(eve).postgres.list_projects()) == []
 
@@ -53,7 +58,7 @@ def test_two_principals_at_once(server):
     clients = [server.client(token) for token in people]
     names = [client.current_user.me().user_name for client in clients]
     for example in EXAMPLES:
-        running = [start(server, token, example) for token in people]
+        running = [checked(server, token, example) for token in people]
         seen = [set(), set()]
         while any(process.poll() is None for process in running):
             for client, owners in zip(clients, seen):
@@ -65,4 +70,9 @@ def test_two_principals_at_once(server):
 
 
 def test_branches_vanish_by_themselves(server, eve):
-    assert "the branches have vanished" in finish(start(server, eve, "ci", "--ttl", "30"))
+    assert "the branches have vanished" in finish(checked(server, eve, "ci", "--ttl", "30"))
+
+
+def test_with_nothing_but_a_host_and_a_token(server, eve):
+    """The connections are encrypted then, too; nobody checks to whom."""
+    assert "is gone" in finish(start(server, eve, "data_only"))
