@@ -118,10 +118,7 @@ pub async fn projects(world: &World) {
     assert_eq!(status["history_retention_duration"], before["status"]["history_retention_duration"]);
     let awake = patch(world, path, "spec.project_default_settings.suspension", whole.clone()).await;
     let settings = done(&awake)["status"]["default_endpoint_settings"].clone();
-    assert_eq!(
-        (settings.get("suspend_timeout_duration"), &settings["no_suspension"]),
-        (None, &json!(true))
-    );
+    assert_eq!((settings.get("suspend_timeout_duration"), &settings["no_suspension"]), (None, &json!(true)));
     assert_eq!(settings["autoscaling_limit_min_cu"], 1);
     let all = patch(world, path, "initial_branch_spec,initial_endpoint_spec,spec", whole.clone()).await;
     let status = done(&all)["status"].clone();
