@@ -315,11 +315,18 @@ async fn a_program_that_the_server_starts_gets_nothing_of_ours() {
     assert!(listed.contains("pg_wal 0") || listed.contains(" 0000000100000000"), "{listed}");
     assert!(!listed.contains("base") && !listed.contains("global"), "{listed}");
     assert!(listed.ends_with(" 0"), "{listed}");
-    // Its own environment is as clean; the connection's too.
+    // Nor does anybody find the password in the arguments or the environment of the server's processes.
+    let mut postmasters = 0;
     for process in servers(&lab, "main") {
-        let arguments = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&arguments).contains(PASSWORD));
+        for file in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{}/{file}", process.pid)).unwrap_or_default();
+            let shown = String::from_utf8_lossy(&bytes);
+            assert!(!shown.contains(PASSWORD), "{file}: {shown}");
+            // Its children write their titles over what they had from it.
+            postmasters += usize::from(file == "environ" && shown.contains("PATH="));
+        }
     }
+    assert!(postmasters > 0, "no environment was read");
 }
 
 /// Inodes of the sockets that a compute's processes hold.

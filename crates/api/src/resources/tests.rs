@@ -158,7 +158,7 @@ fn a_project_shows_what_was_set() {
     assert_eq!((&status["budget_policy_id"], &status["compute_provisioner"]), (&json!("b"), &json!("c")));
     assert_eq!(status["compute_last_active_time"], "2027-01-15T08:00:05Z");
     let settings = &status["default_endpoint_settings"];
-    assert_eq!(settings.get("suspend_timeout_duration"), None);
+    assert_eq!((settings.get("suspend_timeout_duration"), &settings["no_suspension"]), (None, &json!(true)));
     assert_eq!(settings["pg_settings"], json!({"work_mem": "8MB"}));
 }
 
