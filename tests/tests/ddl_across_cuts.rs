@@ -247,8 +247,7 @@ async fn check_invariants(client: &Client, what: &str) {
 async fn check_child(lab: &Lab, name: &str) {
     lab.start_with(name, &SETTINGS);
     let client = lab.connect(name).await;
-    // Neither temporary relations nor the files of sorts came along.
-    // A database whose drop was cut in two is invalid, and may have lost its directory already.
+    // Neither temporary relations nor the files of sorts came along. A database whose drop was cut in two is invalid, and may have lost its directory already.
     let temporary =
         "select count(*) from pg_database d, pg_ls_dir('base/' || d.oid, d.datconnlimit = -2, false) f
                      where f ~ '^t[0-9]+_'";

@@ -77,7 +77,7 @@ pub fn passfile(connection: &Connection) -> Result<Option<String>, Failure> {
 }
 
 /// Writes a file that only this user can read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     let beside = path.with_extension(format!("{}.part", std::process::id()));
     let written = || {
         let dir = path.parent().unwrap_or(Path::new("."));

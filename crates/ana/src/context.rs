@@ -6,6 +6,7 @@ use client::{Client, Remote, RemoteError};
 
 use crate::failure::Failure;
 use crate::home;
+use crate::login::Login;
 
 /// Name of the file that binds a directory tree to a project.
 const CONTEXT_FILE: &str = ".anabranch";
@@ -27,11 +28,15 @@ impl Global {
         home::locate(self.home.clone(), crate::system::effective_uid())
     }
 
-    /// The daemon: that of the home, or the one that `ANABRANCH_HOST` names. Agents say who they
-    /// are in `ANABRANCH_AGENT`.
+    /// The daemon: the one that `ANABRANCH_HOST` names, or that of the home where one is given, or the one
+    /// that this user has logged in to, or that of the usual home. Agents say who they are in
+    /// `ANABRANCH_AGENT`.
     pub fn client(&self) -> Result<Client, Failure> {
-        match variable("ANABRANCH_HOST") {
-            Some(host) => Ok(as_agent(Client::at(remote(&host)?))),
+        if let Some(host) = variable("ANABRANCH_HOST") {
+            return client_at(&host, variable("ANABRANCH_TOKEN"));
+        }
+        match if self.home.is_none() { Login::kept()? } else { None } {
+            Some(login) => client_at(&login.host, Some(login.token)),
             None => self.local_client(),
         }
     }
@@ -76,14 +81,16 @@ fn as_agent(client: Client) -> Client {
     }
 }
 
-fn remote(host: &str) -> Result<Remote, Failure> {
-    Remote::new(host, variable("ANABRANCH_TOKEN")).map_err(|error| {
+/// A daemon elsewhere.
+pub fn client_at(host: &str, token: Option<String>) -> Result<Client, Failure> {
+    let remote = Remote::new(host, token).map_err(|error| {
         let hint = match error {
-            RemoteError::Address(_) | RemoteError::Unencrypted(_) => "set ANABRANCH_HOST to another address",
+            RemoteError::Address(_) | RemoteError::Unencrypted(_) => "give another address",
             RemoteError::NoToken(_) => "set ANABRANCH_TOKEN to what `ana token create` printed",
         };
         Failure::refused(error.to_string()).with_hint(hint)
-    })
+    })?;
+    Ok(as_agent(Client::at(remote)))
 }
 
 /// The project that the nearest context file above `dir` names.

@@ -79,6 +79,12 @@ impl From<client::Error> for Failure {
             client::Error::Denied { .. } => {
                 Failure::refused(message).with_hint("run this as the user that started the daemon")
             }
+            // What TLS objects to.
+            client::Error::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                Failure::new(Exit::Outside, message).with_hint(
+                    "name the certificate of its authority in SSL_CERT_FILE, and the host as it stands there",
+                )
+            }
             client::Error::Unreachable { .. } => Failure::new(Exit::Outside, message)
                 .with_hint("check ANABRANCH_HOST, and that the daemon runs there"),
             client::Error::Refused { status: 401, .. } => Failure::refused(message)

@@ -7,6 +7,7 @@ mod daemon;
 mod duration;
 mod failure;
 mod home;
+mod login;
 mod output;
 mod sql;
 mod system;

@@ -13,6 +13,31 @@ pub fn make_files_private() {
     unsafe { libc::umask(0o077) };
 }
 
+/// A line of standard input; a terminal does not show it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_hidden_line() -> std::io::Result<String> {
+    let mut line = String::new();
+    // SAFETY: all-zero is a valid `termios`.
+    let mut shown: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: `shown` is a valid place to write to.
+    if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut shown) } != 0 {
+        // No terminal.
+        std::io::stdin().read_line(&mut line)?;
+        return Ok(line);
+    }
+    let hidden = libc::termios { c_lflag: shown.c_lflag & !libc::ECHO, ..shown };
+    let set = |mode: &libc::termios| {
+        // SAFETY: `mode` is a valid mode for the call to read.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) }
+    };
+    set(&hidden);
+    let read = std::io::stdin().read_line(&mut line);
+    set(&shown);
+    read.map(|_| line)
+}
+
 /// Leaves the terminal's session, so that closing it does not end this process. No effect on a
 /// process that leads its group already: it is on its own then.
 pub fn leave_session() {

@@ -235,3 +235,61 @@ fn every_way_to_write_a_connection_down_leads_there() {
     let line = format!("set -a; eval \"$(./ana env production)\"; {}", psql("\"$DATABASE_URL\""));
     assert_eq!(shell(&desk, &line), OWNER);
 }
+
+#[test]
+fn a_daemon_elsewhere_is_reached_encrypted_if_its_certificate_is_known() {
+    let desk = Desk::new("https", run_as::choose(None).unwrap().map(|choice| choice.user));
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| desk.path.join(name));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    desk.succeed(&["up", "--owner", OWNER, "--http-tls-cert", certificate, "--http-tls-key", key]);
+    let token = desk.json(&["token", "create", "--json"])["token"].as_str().unwrap().to_owned();
+    let port = address(&desk).rsplit_once(':').unwrap().1.to_owned();
+    let ask = |host: &str, known: &str| {
+        let mut command = desk.command(desk.path.join("ana"));
+        command.env("ANABRANCH_HOST", host).env("ANABRANCH_TOKEN", &token).env("SSL_CERT_FILE", known);
+        command.args(["auth", "whoami", "--json"]).output().unwrap()
+    };
+    let me = ask(&format!("https://localhost:{port}"), certificate);
+    assert!(me.status.success(), "{}", String::from_utf8_lossy(&me.stderr));
+    assert_eq!(serde_json::from_slice::<Value>(&me.stdout).unwrap()["name"], OWNER);
+    // Kept for later commands, but not before it works.
+    let run = |arguments: &[&str], input: &str| {
+        let mut command = desk.command(desk.path.join("ana"));
+        command.env_remove("ANABRANCH_HOME").env("SSL_CERT_FILE", certificate).args(arguments);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let host = format!("https://localhost:{port}");
+    assert_eq!(run(&["auth", "login", &host], "dapi-none\n").status.code(), Some(2));
+    let file = desk.path.join("home/.config/anabranch/login.json");
+    assert!(!file.exists());
+    let kept = run(&["auth", "login", &host], &format!("{token}\n"));
+    assert!(kept.status.success() && !String::from_utf8_lossy(&kept.stderr).contains(&token), "{kept:?}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let me = run(&["auth", "whoami", "--json"], "");
+    assert_eq!(serde_json::from_slice::<Value>(&me.stdout).unwrap()["name"], OWNER, "{me:?}");
+    let short: Value = serde_json::from_slice(&run(&["auth", "token", "--json"], "").stdout).unwrap();
+    assert_eq!(short["token_type"], "Bearer");
+    let ask_with = |token: &str| {
+        let mut command = desk.command(desk.path.join("ana"));
+        command.env("ANABRANCH_HOST", &host).env("ANABRANCH_TOKEN", token).env("SSL_CERT_FILE", certificate);
+        command.args(["auth", "whoami"]).output().unwrap().status.success()
+    };
+    assert!(ask_with(short["access_token"].as_str().unwrap()));
+    assert!(run(&["auth", "logout"], "").status.success() && !file.exists());
+
+    // Of somebody nobody knows, or for another name.
+    let strange = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let other = desk.path.join("other.pem");
+    std::fs::write(&other, strange.cert.pem()).unwrap();
+    for (host, known) in [("localhost", other.to_str().unwrap()), ("127.0.0.1", certificate)] {
+        let refused = ask(&format!("https://{host}:{port}"), known);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(3) && said.contains("certificate"), "{said}");
+    }
+}

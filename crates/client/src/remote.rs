@@ -1,14 +1,21 @@
 //! A daemon at an address.
 
 use std::fmt;
+use std::io::Error as IoError;
+use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::error::Error;
 
 /// Address and token of a daemon.
 #[derive(Clone)]
 pub struct Remote {
+    encrypted: bool,
     host: String,
     port: u16,
     token: String,
@@ -17,16 +24,21 @@ pub struct Remote {
 /// An address or token that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteError {
-    /// Not of the form `http://HOST[:PORT]`.
-    #[error("\"{0}\" is not an address such as http://127.0.0.1:8432")]
+    /// Not of the form `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+    #[error("\"{0}\" is not an address such as http://127.0.0.1:8432 or https://ana.example.org")]
     Address(String),
     /// The token would go over the network for everybody to read.
-    #[error("\"{0}\" would carry the token unencrypted over the network")]
+    #[error("\"{0}\" would carry the token unencrypted over the network; use https://")]
     Unencrypted(String),
     /// No token.
     #[error("a token is needed for {0}")]
     NoToken(String),
 }
+
+/// A connection, encrypted or not.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Does not show the token.
 impl fmt::Debug for Remote {
@@ -36,33 +48,35 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// Reads an address (`http://HOST[:PORT]`, or `HOST[:PORT]` for short).
+    /// Reads an address: `https://HOST[:PORT]`, or on this machine `http://HOST[:PORT]`, `HOST[:PORT]` for
+    /// short.
     ///
     /// # Errors
     /// It cannot be used, or there is no token.
     pub fn new(address: &str, token: Option<String>) -> Result<Remote, RemoteError> {
         let wrong = || RemoteError::Address(address.to_owned());
         let rest = address.trim_end_matches('/');
-        let rest = match rest.split_once("://") {
-            None => rest,
-            Some(("http", rest)) => rest,
+        let (encrypted, rest) = match rest.split_once("://") {
+            None => (false, rest),
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
             Some(_) => return Err(wrong()),
         };
         let (host, port) = match rest.rsplit_once(':') {
             // The colons of an IPv6 address without a port are inside its brackets.
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
-            _ => (rest, 80),
+            _ => (rest, if encrypted { 443 } else { 80 }),
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
         if host.is_empty() || !host.bytes().all(plain) {
             return Err(wrong());
         }
-        if !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        if !encrypted && !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
             return Err(RemoteError::Unencrypted(address.to_owned()));
         }
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let token = token.ok_or_else(|| RemoteError::NoToken(address.to_owned()))?;
-        Ok(Remote { host: host.to_owned(), port, token })
+        Ok(Remote { encrypted, host: host.to_owned(), port, token })
     }
 
     pub(crate) fn authority(&self) -> String {
@@ -73,12 +87,31 @@ impl Remote {
         &self.token
     }
 
-    pub(crate) async fn connect(&self) -> Result<TcpStream, Error> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        TcpStream::connect((host, self.port))
-            .await
-            .map_err(|source| Error::Unreachable { host: self.authority(), source })
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, Error> {
+        self.dial().await.map_err(|source| Error::Unreachable { host: self.authority(), source })
     }
+
+    async fn dial(&self) -> Result<Box<dyn Stream>, IoError> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((host, self.port)).await?;
+        if !self.encrypted {
+            return Ok(Box::new(stream));
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(IoError::other)?;
+        let stream = TlsConnector::from(Arc::new(trust()?)).connect(name, stream).await?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// Whoever the machine trusts, or only those in the file that `SSL_CERT_FILE` names.
+fn trust() -> Result<ClientConfig, IoError> {
+    let mut roots = RootCertStore::empty();
+    // What cannot be read is of no use; where nothing is left, the server is not known, and that is said.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(IoError::other)?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]
@@ -97,6 +130,8 @@ mod tests {
             ("localhost", "localhost:80"),
             ("http://[::1]", "[::1]:80"),
             ("[::1]:8432", "[::1]:8432"),
+            ("https://ana.example.org", "ana.example.org:443"),
+            ("https://192.0.2.1:8432/", "192.0.2.1:8432"),
         ] {
             assert_eq!(authority(address).as_deref(), Ok(expected), "{address}");
         }

@@ -1,14 +1,39 @@
-use client::Federation;
+use std::io::IsTerminal;
 
-use crate::context::Global;
+use client::{Federation, NewToken};
+
+use crate::context::{Global, client_at};
 use crate::failure::Failure;
-use crate::output;
+use crate::login::{self, Login};
+use crate::{output, system};
+
+/// How long a token of `ana auth token` lives.
+const TOKEN_SECONDS: u64 = 3600;
 
 /// Who you are, whose tokens are trusted, and what signs them
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Show who you are to the daemon
     Whoami {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Use a daemon elsewhere from now on; reads a token from standard input
+    ///
+    /// The address and the token are kept in a file that only you can read, and serve every command that
+    /// is given neither ANABRANCH_HOST nor a home.
+    #[command(after_help = "Example:\n  ana auth login https://ana.example.org < token.txt")]
+    Login {
+        /// Address of its HTTP API, e.g. https://ana.example.org
+        host: String,
+    },
+    /// Forget the daemon elsewhere
+    Logout,
+    /// Print a token of an hour for the HTTP API
+    #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(ana auth token)\" \\\n    \
+                            http://127.0.0.1:8432/api/2.0/postgres/projects")]
+    Token {
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -59,6 +84,12 @@ pub enum Issuer {
 pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
         Command::Whoami { json } => whoami(global, json).await,
+        Command::Login { host } => log_in(host).await,
+        Command::Logout => {
+            output::talk(if login::forget()? { "logged out" } else { "nobody was logged in" });
+            Ok(())
+        }
+        Command::Token { json } => token(global, json).await,
         Command::RotateKey => {
             let kid = global.client()?.rotate_signing_key().await?;
             output::talk(format!("tokens are signed with key {kid} from now on"));
@@ -66,6 +97,34 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         }
         Command::Issuer(command) => issuer(global, command).await,
     }
+}
+
+/// Keeps what works, and nothing else.
+async fn log_in(host: String) -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() {
+        output::talk(format!("token for {host} (make one there with: ana token create):"));
+    }
+    let token = system::read_hidden_line().map_err(|error| Failure::io("cannot read the token", &error))?;
+    let me = client_at(&host, Some(token.clone()))?.whoami().await?;
+    let path = Login { host: host.clone(), token: token.trim().to_owned() }.keep()?;
+    output::talk(format!("logged in to {host} as {}; kept in {}", me.name, path.display()));
+    Ok(())
+}
+
+/// In the form of the vendor's `auth token`.
+async fn token(global: &Global, json: bool) -> Result<(), Failure> {
+    let wanted =
+        NewToken { name: "ana auth token".to_owned(), seconds: Some(TOKEN_SECONDS), ..NewToken::default() };
+    let made = global.client()?.create_token(&wanted).await?;
+    if json {
+        return output::json(&serde_json::json!({
+            "access_token": made.token,
+            "token_type": "Bearer",
+            "expiry": made.expire_time,
+        }));
+    }
+    output::data(&made.token);
+    Ok(())
 }
 
 async fn whoami(global: &Global, json: bool) -> Result<(), Failure> {
