@@ -211,3 +211,17 @@ def _postgres():
         if found:
             return found[-1]
     return None
+
+
+def of_libpq(place, **changes):
+    """A place as libpq's drivers take it."""
+    known = {
+        "host": place["host"],
+        "port": place["port"],
+        "user": place["role"],
+        "password": place["password"],
+        "dbname": place["database"],
+        "sslmode": "verify-full",
+        "sslrootcert": place["ca_file"],
+    }
+    return {**known, **changes}

@@ -17,7 +17,7 @@ import psycopg2.errors
 import psycopg2.extensions
 import pytest
 
-from server import ROOT, Server
+from server import ROOT, Server, of_libpq
 
 ROWS = 20_000
 
@@ -26,19 +26,6 @@ ROWS = 20_000
 def place(server, shop):
     """How to connect to a branch."""
     return server.place("shop/production")
-
-
-def of_libpq(place, **changes):
-    known = {
-        "host": place["host"],
-        "port": place["port"],
-        "user": place["role"],
-        "password": place["password"],
-        "dbname": place["database"],
-        "sslmode": "verify-full",
-        "sslrootcert": place["ca_file"],
-    }
-    return {**known, **changes}
 
 
 LIBPQ = {

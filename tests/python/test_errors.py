@@ -24,7 +24,7 @@ from databricks.sdk.errors import (
 )
 from databricks.sdk.service import postgres as pg
 
-from server import PATIENCE, Server, until
+from server import PATIENCE, Server, of_libpq, until
 
 SHOP = "projects/shop"
 
@@ -58,14 +58,7 @@ def role(name):
 def test_a_host_without_room(small):
     """503: worth a retry, and the SDK does."""
     place = small.place("shop/production")
-    busy = psycopg2.connect(
-        host=place["host"],
-        port=place["port"],
-        user=place["role"],
-        password=place["password"],
-        dbname=place["database"],
-        sslmode="require",
-    )
+    busy = psycopg2.connect(**of_libpq(place))
     busy.cursor().execute("SELECT 1")
     dev = f"{SHOP}/branches/dev"
     with pytest.raises(TimeoutError) as given_up:

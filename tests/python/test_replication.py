@@ -10,7 +10,7 @@ import pytest
 from databricks.sdk.service.postgres import Branch, BranchSpec
 from psycopg2.extras import LogicalReplicationConnection, PhysicalReplicationConnection
 
-from server import PATIENCE
+from server import PATIENCE, of_libpq
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,7 @@ def place(server, w, shop):
 
 
 def connect(place, **more):
-    return psycopg2.connect(
-        host=place["host"],
-        port=place["port"],
-        user=place["role"],
-        password=place["password"],
-        dbname=place["database"],
-        sslmode="verify-full",
-        sslrootcert=place["ca_file"],
-        **more,
-    )
+    return psycopg2.connect(**of_libpq(place, **more))
 
 
 def messages(cursor):
