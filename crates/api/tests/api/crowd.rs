@@ -1,5 +1,6 @@
 //! Many branches on a small host: computes take turns, and every client gets its own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,13 +15,37 @@ const FOREVER: &str = r#"{"spec":{"no_expiry":true}}"#;
 /// As one compute of the default size is reckoned before it was measured.
 const COMPUTE: u64 = 160 << 20;
 
+/// No server takes less, bytes.
+const LEAST: u64 = 32 << 20;
+
 fn room_for(computes: u64) -> Hosting {
     Hosting { memory: Some(computes * COMPUTE), ..Hosting::default() }
 }
 
+/// The postmasters that run, looked at one after the other.
+fn postmasters(world: &World) -> HashSet<i32> {
+    let pid = |key: &_| match world.engine.state(key).unwrap() {
+        ComputeState::Running { pid } => Some(pid),
+        _ => None,
+    };
+    world.engine.keys().unwrap().iter().filter_map(pid).collect()
+}
+
 fn awake(world: &World) -> usize {
-    let running = |key: &_| !matches!(world.engine.state(key).unwrap(), ComputeState::Stopped);
-    world.engine.keys().unwrap().iter().filter(|key| running(key)).count()
+    postmasters(world).len()
+}
+
+/// What is reckoned, held against the processes. The postmasters of two looks ran at the moment between
+/// them, when the reckoning was read: how long a look takes does not matter.
+fn reckoned(world: &World) -> usize {
+    let before = postmasters(world);
+    let room = world.control.room();
+    let ran = before.intersection(&postmasters(world)).count();
+    assert!(ran <= room.computes, "{ran} computes ran, and {} were known of", room.computes);
+    assert!(room.used <= room.memory, "{} of {} bytes were given out", room.used, room.memory);
+    // At first by the default size; a compute that was measured takes less, and then more of them fit.
+    assert!(room.used >= room.computes as u64 * LEAST, "{} bytes for {} computes", room.used, room.computes);
+    ran
 }
 
 /// Ends the watcher with the test, however that ends: the runtime waits for it.
@@ -50,7 +75,7 @@ async fn sixty_branches_for_sixty_clients_with_room_for_four() {
         tokio::task::spawn_blocking(move || {
             let mut most = 0;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(awake(&world));
+                most = most.max(reckoned(&world));
                 std::thread::sleep(Duration::from_millis(5));
             }
             most
@@ -78,8 +103,7 @@ async fn sixty_branches_for_sixty_clients_with_room_for_four() {
     }
     done.store(true, Ordering::Relaxed);
     let most = watcher.await.unwrap();
-    assert!((2..=4).contains(&most), "{most} computes were awake at once");
-    assert!(world.control.room().used <= world.control.room().memory);
+    assert!(most >= 2, "{most} computes were awake at once");
     assert_eq!(world.control.room().waiting, 0);
 }
 
