@@ -113,6 +113,15 @@ impl Home {
     /// Starts the daemon; returns once it answers, or stands still at the moment `still`, see
     /// [`store::moment`].
     pub fn start(&self, still: Option<&str>) -> Daemon {
+        self.start_with(still, &[("ANABRANCH_NO_COMPACTION", "true")])
+    }
+
+    /// As [`Home::start`], and layers are merged in the background, whenever that may be.
+    pub fn start_merging(&self, still: Option<&str>) -> Daemon {
+        self.start_with(still, &[])
+    }
+
+    fn start_with(&self, still: Option<&str>, settings: &[(&str, &str)]) -> Daemon {
         let mut command = Command::new(self.path.join("ana"));
         command.arg("serve").current_dir("/").env_clear();
         for name in ["PATH", "ANABRANCH_LOG"] {
@@ -126,6 +135,7 @@ impl Home {
             .env("ANABRANCH_PG_PORT", "0")
             .env("ANABRANCH_HTTP_PORT", "0")
             .envs(still.map(|moment| (moment::VARIABLE, moment)))
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

@@ -96,3 +96,13 @@ async fn directories_that_nobody_syncs() {
     let run = record(&lab, Fault::DirectoriesUnsynced);
     must_notice(&run, &after_checkpoints(&run, Survival::Scattered(50), 2)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_layers_that_nobody_syncs() {
+    let lab = lab();
+    let run = record(&lab, Fault::MergeUnsynced);
+    let places = after_marks(&run.events(), "merged");
+    let cuts: Vec<Cut> =
+        places.into_iter().map(|after| Cut { after, survival: Survival::Nothing, seed: 1 }).collect();
+    must_notice(&run, &cuts).await;
+}

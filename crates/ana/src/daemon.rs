@@ -74,6 +74,9 @@ pub struct Options {
     /// How long a connection waits for room on a full host
     #[arg(long, default_value = "2m", env = "ANABRANCH_PATIENCE", value_name = "DURATION", value_parser = duration::parse)]
     pub patience: u64,
+    /// Leave the layers of branches that were cut often as they are
+    #[arg(long, env = "ANABRANCH_NO_COMPACTION")]
+    pub no_compaction: bool,
     /// How lines of the daemon's log look
     #[arg(long, default_value = "text", env = "ANABRANCH_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -96,6 +99,9 @@ impl Options {
             vec![format!("--http-port={}", self.http_port), format!("--pg-port={}", self.pg_port)];
         arguments.push(format!("--http-listen={}", self.http_listen));
         arguments.push(format!("--pg-listen={}", self.pg_listen));
+        if self.no_compaction {
+            arguments.push("--no-compaction".to_owned());
+        }
         if self.log_format == LogFormat::Json {
             arguments.push("--log-format=json".to_owned());
         }
@@ -124,6 +130,7 @@ impl Options {
             memory: self.memory,
             starts: self.starts,
             patience: Duration::from_secs(self.patience),
+            compaction: !self.no_compaction,
             ..Hosting::default()
         }
     }

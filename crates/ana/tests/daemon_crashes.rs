@@ -228,6 +228,7 @@ async fn a_daemon_killed_at_any_moment_of_a_create_or_delete_leaves_a_whole_bran
     let mut seen = Seen::default();
     creates(&shop, &mut seen).await;
     deletes(&shop, &mut seen).await;
+    merges(&shop, &mut seen).await;
     let never: Vec<&str> =
         Moment::ALL.iter().map(|moment| moment.name()).filter(|name| !seen.0.contains(*name)).collect();
     assert!(never.is_empty(), "never reached: {never:?}");
@@ -335,6 +336,40 @@ async fn deletes(shop: &Shop, seen: &mut Seen) {
             daemon.kill();
             round += 1;
         }
+    }
+}
+
+/// Merges of layers that only production uses, in the background of a daemon that has nothing else to do.
+async fn merges(shop: &Shop, seen: &mut Seen) {
+    let mut moments: Vec<String> = Vec::new();
+    let mut round = 0;
+    // First to see what there is, then once for each moment.
+    while round <= moments.len() {
+        let mut daemon = shop.home.start(None);
+        for number in 0..4 {
+            let id = format!("layer-{round}-{number}");
+            let made = daemon.call("POST", &create(&id), &spec("production"));
+            assert!(made.is_success(), "{made:?}");
+            shop.purge(&daemon, &id);
+        }
+        daemon.kill();
+        if round == 0 {
+            let mut daemon = shop.home.start_merging(Some(""));
+            let last = Moment::LayerRemoved.name();
+            wait_until("layers are merged", PATIENCE, || daemon.moments().iter().any(|one| one == last));
+            daemon.kill();
+            moments = seen.add("merge", &daemon.moments());
+        } else {
+            let moment = &moments[round - 1];
+            let mut daemon = shop.home.start_merging(Some(moment));
+            let stood = daemon.comes_to_stand();
+            daemon.kill();
+            tell("merge", moment, stood, None);
+        }
+        let mut daemon = shop.restart();
+        shop.check_parent().await;
+        daemon.kill();
+        round += 1;
     }
 }
 

@@ -5,6 +5,7 @@
 //! asynchronous callers use a blocking thread. Every call is safe to repeat.
 
 mod assemble;
+mod compact;
 mod confine;
 mod create;
 mod cut;
@@ -20,6 +21,7 @@ mod wal;
 
 use pgdata::Lsn;
 
+pub use compact::Compaction;
 pub use home::Engine;
 pub use run::remove_caches;
 

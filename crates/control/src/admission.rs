@@ -37,6 +37,8 @@ pub struct Hosting {
     /// Under pressure, connections that have done nothing for this long are given up with their
     /// compute. Computes without connections go at once.
     pub grace: Duration,
+    /// Whether layers of branches that were cut often are merged in the background.
+    pub compaction: bool,
 }
 
 impl Default for Hosting {
@@ -46,6 +48,7 @@ impl Default for Hosting {
             starts: None,
             patience: Duration::from_secs(120),
             grace: Duration::from_secs(10),
+            compaction: true,
         }
     }
 }

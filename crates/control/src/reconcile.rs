@@ -91,6 +91,9 @@ impl Control {
         tokio::spawn(Arc::clone(self).rounds());
         tokio::spawn(Arc::clone(self).watch_computes());
         tokio::spawn(Arc::clone(self).maintenance());
+        if self.settings.hosting.compaction {
+            tokio::spawn(Arc::clone(self).compaction());
+        }
         Ok(())
     }
 
@@ -143,6 +146,19 @@ impl Control {
             }
             if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {
                 tracing::error!(%error, "background work of the store failed");
+            }
+        }
+    }
+
+    /// Apart from the rest of the background work: a merge of large layers takes minutes.
+    async fn compaction(self: Arc<Self>) {
+        while self.pause().await {
+            while !self.watch.is_stopped() {
+                match self.blocking(|control| Ok(control.engine.compact_next()?)).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => tracing::warn!(%error, "layers were not merged"),
+                }
             }
         }
     }

@@ -168,6 +168,12 @@ impl LowerCache {
         hit.then(|| (place as u32 - 1) as Fd)
     }
 
+    /// All descriptors that are kept.
+    pub fn open(&self) -> impl Iterator<Item = Fd> {
+        let places = self.cells.iter().map(|cell| cell.place.load(Ordering::Acquire) as u32);
+        places.filter(|place| *place != 0).map(|place| (place - 1) as Fd)
+    }
+
     /// Keeps a descriptor; returns the one it displaces, for the caller to close.
     pub fn put(&self, id: FileId, slot: u32, fd: Fd) -> Option<Fd> {
         let cell = self.cell(id, slot);

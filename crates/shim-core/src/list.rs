@@ -28,7 +28,7 @@ impl Tracker {
     fn list_existing(&self, path: &RelPath) -> Result<Vec<Listed>> {
         let top = self.top_slot();
         if !self.directory_exists(path, top)? {
-            let exists = self.locate(path.as_bytes()).is_some_and(|found| found.is_ok());
+            let exists = self.at(path.as_bytes(), |_, _| Ok(())).is_some_and(|found| found.is_ok());
             return Err(if exists { Errno(libc::ENOTDIR) } else { Errno::NOENT });
         }
         self.list(path)
@@ -39,10 +39,13 @@ impl Tracker {
         let top = self.top_slot();
         let layer = self.layer(top)?;
         let (mut hidden, mut names) = (BTreeSet::new(), BTreeSet::new());
-        let removed = add_listing(layer, path, &hidden, &mut names)?;
+        let removed = add_listing(&layer, path, &hidden, &mut names)?;
         hidden.extend(removed);
         if path.is_root() || !layer.hides(path)? {
-            self.stack.list_below(top, path, &mut hidden, &mut names)?;
+            names.append(&mut self.look(|stack| {
+                let mut below = BTreeSet::new();
+                stack.list_below(top, path, &mut hidden.clone(), &mut below).map(|()| below)
+            })?);
         }
         let mut listed: Vec<Listed> = names.into_iter().collect();
         listed.dedup_by(|a, b| a.0 == b.0);

@@ -17,30 +17,33 @@ use crate::tracker::{Rare, Tracker};
 const LARGE: u64 = 64 << 20;
 
 impl Tracker {
-    /// Where to make a read-only call (`stat`, `access`, `readlink`) on a path: a directory
-    /// descriptor and a path below it.
-    pub fn locate(&self, path: &[u8]) -> Outcome<(Fd, RelPath)> {
+    /// A read-only call (`stat`, `access`, `readlink`) on a path: `call` gets a directory descriptor and a
+    /// path below it.
+    pub fn at<T>(&self, path: &[u8], mut call: impl FnMut(Fd, &RelPath) -> Result<T>) -> Outcome<T> {
         match self.resolve(path) {
             Err(errno) => Some(Err(errno)),
-            Ok(Target::Layered(path, _)) => Some(self.locate_layered(&path)),
-            Ok(Target::Scratch(path)) => Some(Ok((self.scratch(&path), path))),
+            Ok(Target::Layered(path, _)) => Some(self.look(|_| {
+                let (root, path) = self.locate_layered(&path)?;
+                call(root, &path)
+            })),
+            Ok(Target::Scratch(path)) => Some(call(self.scratch(&path), &path)),
             Ok(Target::Root) => None,
-            Ok(Target::Bypass) => self.offered(path).map(Ok),
+            Ok(Target::Bypass) => self.offered(path).map(|(root, path)| call(root, &path)),
         }
     }
 
     fn locate_layered(&self, path: &RelPath) -> Result<(Fd, RelPath)> {
         if let Some(id) = self.files.find(path) {
             let version = self.files.record(id.number).version.load(Ordering::Acquire);
-            return Ok((self.layer(version)?.files, *path));
+            return Ok((self.look(|stack| stack.layer(version))?.files, *path));
         }
         let top = self.top_slot();
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         match layer.find(path)? {
             Some(found) if found.kind == Held::Whiteout => Err(Errno::NOENT),
             Some(_) => Ok((layer.files, *path)),
             None => {
-                let below = self.stack.find_below(top, path)?.ok_or(Errno::NOENT)?;
+                let below = self.look(|stack| stack.find_below(top, path))?.ok_or(Errno::NOENT)?;
                 Ok((below.layer.files, *path))
             }
         }
@@ -52,9 +55,9 @@ impl Tracker {
         }
         Ok(match self.layer(top)?.find(path)? {
             Some(found) => found.kind == Held::Directory,
-            None => {
-                self.stack.find_below(top, path)?.is_some_and(|below| below.found.kind == Held::Directory)
-            }
+            None => self
+                .look(|stack| stack.find_below(top, path))?
+                .is_some_and(|below| below.found.kind == Held::Directory),
         })
     }
 
@@ -77,8 +80,8 @@ impl Tracker {
             Discovered::Directory => return Err(Errno(libc::EISDIR)),
             Discovered::File(_) => {}
         }
-        let layer = self.layer(inside.top)?;
-        if self.stack.find_below(inside.top, path)?.is_some() {
+        let layer = &*self.layer(inside.top)?;
+        if self.look(|stack| stack.find_below(inside.top, path))?.is_some() {
             self.white_out(layer, path)?;
         }
         if !self.put_in_trash(path, inside.top)? {
@@ -119,7 +122,7 @@ impl Tracker {
     /// Moves a large file of the open layer into the layer's trash, to be freed in the background.
     /// Whether it did.
     pub(crate) fn put_in_trash(&self, path: &RelPath, top: u32) -> Result<bool> {
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         let stat = match sys::fstatat(layer.files, path.as_cstr(), 0) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
@@ -167,7 +170,7 @@ impl Tracker {
         let (first, second) = if from.as_bytes() <= to.as_bytes() { (from, to) } else { (to, from) };
         let _first = self.files.lock(first);
         let _second = self.files.lock(second);
-        let layer = self.layer(inside.top)?;
+        let layer = &*self.layer(inside.top)?;
         let id = match self.discover(from, whole_from, inside.top)? {
             Discovered::File(id) => id,
             Discovered::Nothing => return Err(Errno::NOENT),
@@ -185,7 +188,7 @@ impl Tracker {
             return Err(Errno::NOENT);
         }
         make_directories(layer.files, &to.parent())?;
-        if self.stack.find_below(inside.top, from)?.is_some() {
+        if self.look(|stack| stack.find_below(inside.top, from))?.is_some() {
             self.white_out(layer, from)?;
         }
         let arena = layer.arena().ok_or(Errno::DAMAGED)?;
@@ -250,10 +253,10 @@ impl Tracker {
         let make = || {
             let inside = self.enter()?;
             let _lock = self.files.lock(&path);
-            let layer = self.layer(inside.top)?;
+            let layer = &*self.layer(inside.top)?;
             let there = match layer.find(&path)? {
                 Some(found) => found.kind != Held::Whiteout,
-                None => self.stack.find_below(inside.top, &path)?.is_some(),
+                None => self.look(|stack| stack.find_below(inside.top, &path))?.is_some(),
             };
             if there {
                 return Err(Errno::EXIST);
@@ -287,8 +290,8 @@ impl Tracker {
             if !self.list(&path)?.is_empty() {
                 return Err(Errno(libc::ENOTEMPTY));
             }
-            let layer = self.layer(inside.top)?;
-            if self.stack.find_below(inside.top, &path)?.is_some() {
+            let layer = &*self.layer(inside.top)?;
+            if self.look(|stack| stack.find_below(inside.top, &path))?.is_some() {
                 self.white_out(layer, &path)?;
             }
             self.remove_own_directory(layer, &path)

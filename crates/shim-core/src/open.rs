@@ -129,7 +129,7 @@ impl Tracker {
 
     /// A descriptor of a layered directory is the open layer's own, made if need be: callers sync it.
     fn open_directory(&self, path: &RelPath, flags: i32, top: u32) -> Result<Fd> {
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         make_directories(layer.files, path)?;
         let fd = sys::openat(layer.files, path.as_cstr(), flags | O_DIRECTORY, 0)?;
         self.descriptors.set(fd, Tracked { kind: Kind::Directory, slot: top, flags });
@@ -164,10 +164,10 @@ impl Tracker {
             Some(found) => {
                 chain.push(Located { slot: top, layer, found });
                 if found.kind == Held::Overlay {
-                    chain.extend(self.stack.chain_below(top, path)?);
+                    chain.extend(self.look(|stack| stack.chain_below(top, path))?);
                 }
             }
-            None => chain = self.stack.chain_below(top, path)?,
+            None => chain = self.look(|stack| stack.chain_below(top, path))?,
         }
         match chain.first() {
             None => Ok(Discovered::Nothing),
@@ -176,7 +176,7 @@ impl Tracker {
         }
     }
 
-    fn record_chain(&self, path: &RelPath, whole: bool, chain: &[Located<'_>]) -> Result<FileId> {
+    fn record_chain(&self, path: &RelPath, whole: bool, chain: &[Located]) -> Result<FileId> {
         let (Some(newest), Some(lowest)) = (chain.first(), chain.last()) else { return Err(Errno::DAMAGED) };
         if lowest.found.kind != Held::Complete {
             return Err(Errno::DAMAGED);
@@ -195,7 +195,7 @@ impl Tracker {
         Ok(id)
     }
 
-    fn fill_map(&self, id: FileId, overlays: &[Located<'_>], base_blocks: u32) -> Result<()> {
+    fn fill_map(&self, id: FileId, overlays: &[Located], base_blocks: u32) -> Result<()> {
         let map = self.files.map(id.number);
         let mut any = false;
         let mut longest = base_blocks;
@@ -223,7 +223,7 @@ impl Tracker {
         if !self.directory_exists(&path.parent(), top)? {
             return Err(Errno::NOENT);
         }
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         make_directories(layer.files, &path.parent())?;
         let arena = layer.arena().ok_or(Errno::DAMAGED)?;
         let class = if whole { arena::WHOLE } else { 0 };
@@ -265,7 +265,7 @@ impl Tracker {
         if !self.files.is_live(id) {
             return Err(Errno::NOENT);
         }
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         make_directories(layer.files, &path.parent())?;
         if record.whole.load(Ordering::Acquire) == 1 {
             self.copy_up(id, layer, top)
@@ -312,7 +312,12 @@ impl Tracker {
             entry.store(fd)?;
             sys::fsync(fd)
         })?;
-        store::layer::seal::sync_directories(layer, &path)?;
+        if let Err(errno) = store::layer::seal::sync_directories(layer, &path) {
+            // Nobody knows of it yet; the next try finds its place free.
+            arena.record(number).flags.store(0, Ordering::Release);
+            let _ = sys::unlinkat(layer.files, path.as_cstr(), 0);
+            return Err(errno);
+        }
         arena.record(number).flags.fetch_or(arena::NAMED, Ordering::AcqRel);
         record.record.store(number, Ordering::Release);
         record.version.store(top, Ordering::Release);

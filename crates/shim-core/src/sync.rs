@@ -37,7 +37,7 @@ impl Tracker {
                 break tracked;
             }
         };
-        let layer = self.layer(tracked.slot)?;
+        let layer = &*self.look(|stack| stack.layer(tracked.slot))?;
         // The record is the file's own word: the table may be ahead of this descriptor by now.
         let (Some(arena), Some(entry)) = (layer.arena(), Entry::load(fd)?) else { return native() };
         let number = entry.record;
@@ -67,9 +67,11 @@ impl Tracker {
         }
         // The manifest names the layer of `top` since before the switch.
         self.layer(top)?;
-        for entry in self.stack.entries().iter().filter(|entry| entry.slot >= done && entry.slot < top) {
-            seal::sync_layer(self.layer(entry.slot)?, Some(self.witness))?;
-        }
+        let sealed = self.look(|stack| {
+            let sealed = stack.entries().into_iter().filter(|entry| entry.slot >= done && entry.slot < top);
+            sealed.map(|entry| stack.layer(entry.slot)).collect::<Result<Vec<_>>>()
+        })?;
+        sealed.iter().try_for_each(|layer| seal::sync_layer(layer, Some(self.witness)))?;
         self.durable_below.fetch_max(top, Ordering::AcqRel);
         Ok(())
     }
@@ -83,7 +85,7 @@ impl Tracker {
                 break top;
             }
         };
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         sys::syncfs(self.branch)?;
         let Some(arena) = layer.arena() else { return Ok(()) };
         for number in 0..arena.records() {

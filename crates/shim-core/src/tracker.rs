@@ -1,5 +1,6 @@
 //! The state that answers are made from.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use store::errno::{Errno, Result};
@@ -87,6 +88,7 @@ pub struct Tracker {
     /// Where caches among them go.
     caches: Fd,
     pub(crate) branch: Fd,
+    layers: Fd,
     pub(crate) offered: Option<Offered>,
     /// Open since before this compute wrote anything; see [`store::layer::seal::sync_layer`].
     pub(crate) witness: Fd,
@@ -138,6 +140,7 @@ impl Tracker {
             private,
             caches,
             branch,
+            layers,
             offered,
             witness: directory(&settings.branch_directory)?,
             durable_below: AtomicU32::new(0),
@@ -145,6 +148,18 @@ impl Tracker {
             inside: AtomicBool::new(false),
             settings,
         })
+    }
+
+    /// Another process of the same compute, which has opened nothing yet: for tests.
+    ///
+    /// # Errors
+    /// As [`Tracker::attach`].
+    #[cfg(debug_assertions)]
+    pub fn sibling(&self) -> core::result::Result<Tracker, NotAttached> {
+        let mut tracker = Tracker::attach(self.settings.clone())?;
+        tracker.files = self.files.again().map_err(|errno| NotAttached::by(b"the table of files", errno))?;
+        tracker.set_inside(self.inside());
+        Ok(tracker)
     }
 
     /// To be called in a child after fork: it needs its own slot in the gate.
@@ -240,8 +255,36 @@ impl Tracker {
         }
     }
 
-    pub(crate) fn layer(&self, slot: u32) -> Result<&Layer> {
+    /// The layer at a slot that is or was the top of the stack a moment ago.
+    #[inline]
+    pub(crate) fn layer(&self, slot: u32) -> Result<Arc<Layer>> {
         self.stack.layer(slot)
+    }
+
+    /// Looks something up in the layers: by a list that is not older than what other processes have found,
+    /// and again where layers were merged meanwhile, since those that were replaced are then removed.
+    pub(crate) fn look<T>(&self, mut look: impl FnMut(&Stack) -> Result<T>) -> Result<T> {
+        loop {
+            let merges = self.gate.merges();
+            self.stack.follow(merges)?;
+            let seen = look(&self.stack);
+            if self.gate.merges() == merges {
+                return seen;
+            }
+        }
+    }
+
+    /// Opens a file of the layer at `slot`, wherever that was found.
+    pub(crate) fn open_file(&self, slot: u32, path: &RelPath, flags: i32) -> Result<Fd> {
+        loop {
+            let merges = self.gate.merges();
+            self.stack.follow(merges)?;
+            let opened = self.stack.layer(slot).and_then(|layer| layer.open_file(path, flags));
+            // What is open stays right, whatever becomes of its name.
+            if opened.is_ok() || self.gate.merges() == merges {
+                return opened;
+            }
+        }
     }
 
     /// Descriptor of the file of `id` in the layer at `slot`, for reading.
@@ -250,7 +293,7 @@ impl Tracker {
             return Ok(fd);
         }
         let path = self.files.record(id.number).path();
-        let fd = store::layer::high(self.layer(slot)?.open_file(&path, O_RDONLY)?);
+        let fd = store::layer::high(self.open_file(slot, &path, O_RDONLY)?);
         if let Some(displaced) = self.lower.put(id, slot, fd) {
             sys::close(displaced);
         }
@@ -275,12 +318,11 @@ impl Tracker {
 
     /// Opens a version: with the caller's flags in the open layer, read-only below.
     pub(crate) fn open_at(&self, path: &RelPath, slot: u32, flags: i32) -> Result<Fd> {
-        let layer = self.layer(slot)?;
         let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
         if slot == self.top_slot() {
-            layer.open_file(path, flags)
+            self.open_file(slot, path, flags)
         } else {
-            layer.open_file(path, flags & !libc::O_ACCMODE & !libc::O_APPEND | O_RDONLY)
+            self.open_file(slot, path, flags & !libc::O_ACCMODE & !libc::O_APPEND | O_RDONLY)
         }
     }
 }
@@ -295,6 +337,18 @@ fn place(path: &[u8]) -> core::result::Result<Fd, NotAttached> {
     let name = std::ffi::CString::new(path).map_err(|_| NotAttached::by(path, Errno(libc::EINVAL)))?;
     let opened = sys::openat(sys::AT_FDCWD, &name, libc::O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     opened.map(store::layer::high).map_err(|errno| NotAttached::by(path, errno))
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        for fd in [self.private, self.branch, self.witness, self.layers] {
+            sys::close(fd);
+        }
+        if self.caches != self.private {
+            sys::close(self.caches);
+        }
+        self.lower.open().for_each(sys::close);
+    }
 }
 
 impl Drop for Inside<'_> {

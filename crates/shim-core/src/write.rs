@@ -94,7 +94,7 @@ impl Tracker {
             return call(fd);
         };
         let record = self.files.record(id.number);
-        let layer = self.layer(inside.top)?;
+        let layer = &*self.layer(inside.top)?;
         if record.base.load(Ordering::Acquire) == NONE {
             let n = call(fd)?;
             self.mark_dirty(layer, record.record.load(Ordering::Acquire));
@@ -242,7 +242,7 @@ impl Tracker {
             };
             let value = write();
             if let Some((_, id)) = prepared {
-                let layer = self.layer(inside.top)?;
+                let layer = &*self.layer(inside.top)?;
                 self.mark_dirty(layer, self.files.record(id.number).record.load(Ordering::Acquire));
             }
             Ok(value)
@@ -304,7 +304,7 @@ impl Tracker {
 
     fn truncate_open(&self, fd: Fd, tracked: &Tracked, id: FileId, length: u64, top: u32) -> Result<()> {
         let record = self.files.record(id.number);
-        let layer = self.layer(top)?;
+        let layer = &*self.layer(top)?;
         let number = record.record.load(Ordering::Acquire);
         if record.base.load(Ordering::Acquire) != NONE {
             let old = sys::size(fd)?;
@@ -314,6 +314,8 @@ impl Tracker {
                     let block = (length / BLOCK) as u32;
                     arena.reserve(number, block..block + 1)?;
                     self.copy_up_block(fd, tracked, id, layer, block)?;
+                    // Also one that was never written: the block of a lower layer reaches beyond the new end.
+                    self.hold_block(id, layer, number, block, tracked.slot);
                 }
                 // What is cut off must never show again, should the file grow back.
                 arena.record(number).floor.fetch_min(length, Ordering::AcqRel);
@@ -342,7 +344,7 @@ impl Tracker {
             };
             sys::fallocate(fd, mode, offset, length)?;
             if let Some((_, id)) = prepared {
-                let layer = self.layer(inside.top)?;
+                let layer = &*self.layer(inside.top)?;
                 self.mark_dirty(layer, self.files.record(id.number).record.load(Ordering::Acquire));
             }
             Ok(())

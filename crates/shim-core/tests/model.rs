@@ -30,6 +30,7 @@ struct World {
     branches: BTreeMap<String, Branch>,
     /// Branches from which something was cut: their durable state is not compared after a power cut.
     made: u32,
+    merged: usize,
 }
 
 const NAMES: [&str; 7] = [
@@ -66,7 +67,13 @@ impl World {
         let process = place.attach("root");
         let branch = Branch { process, durable: files.clone(), files, open: BTreeMap::new() };
         let branches = BTreeMap::from([("root".to_owned(), branch)]);
-        World { place, random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1), branches, made: 0 }
+        World {
+            place,
+            random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            branches,
+            made: 0,
+            merged: 0,
+        }
     }
 
     fn pick(&mut self) -> String {
@@ -82,6 +89,8 @@ impl World {
             3 => self.restart(&name),
             4 => self.place.seal_if_possible(&name),
             5 => self.drop_leaf(&name),
+            6..=8 => self.cut_for_nothing(&name),
+            9 => self.merge(&name),
             _ => self.operate(&name),
         }
     }
@@ -104,6 +113,19 @@ impl World {
         let files = branch.files.clone();
         self.branches
             .insert(child, Branch { process, durable: BTreeMap::new(), files, open: BTreeMap::new() });
+    }
+
+    /// Layers are merged while descriptors are open on what they hold.
+    fn merge(&mut self, name: &str) {
+        self.place.seal(name);
+        let gate = self.branches[name].process.tracker.gate();
+        self.merged += self.place.merge(name, gate, &mut self.random);
+    }
+
+    /// A cut whose child does not stay: the parent has one more layer to itself.
+    fn cut_for_nothing(&mut self, parent: &str) {
+        self.place.cut_for_nothing(parent, self.branches[parent].process.tracker.gate());
+        self.check_layers();
     }
 
     /// Every process of the branch ends; the next one begins with nothing but the disk.
@@ -356,6 +378,7 @@ fn run(seed: u64, steps: u32) {
         }
     }
     assert_eq!(counts, expected, "reference counts");
+    assert!(world.merged > 5, "only {} layers were merged", world.merged);
 }
 
 #[test]
@@ -407,6 +430,11 @@ mod planted {
     #[test]
     fn layers_that_go_although_a_child_needs_them() {
         must_be_noticed(Fault::CollectedWhileShared, MODEL, "are gone, and branches need them");
+    }
+
+    #[test]
+    fn removals_that_a_merge_forgets() {
+        must_be_noticed(Fault::MergeForgetsRemovals, MODEL, "panicked at crates/shim-core/tests/model.rs");
     }
 
     #[test]

@@ -15,6 +15,11 @@ fn read(tracker: &Tracker, path: &str) -> Option<Vec<u8>> {
     Some(buffer[..n].to_vec())
 }
 
+/// Size of the file as `stat` sees it.
+fn stat(tracker: &Tracker, path: &str) -> Option<shim_core::Result<i64>> {
+    tracker.at(path.as_bytes(), |root, name| Ok(sys::fstatat(root, name.as_cstr(), 0)?.st_size))
+}
+
 #[test]
 fn offered_files_lie_among_the_servers_own() {
     let place = Place::new();
@@ -29,8 +34,7 @@ fn offered_files_lie_among_the_servers_own() {
     let path = |name: &str| share.join(name).display().to_string();
 
     assert_eq!(read(tracker, &path("ours.control")).as_deref(), Some(&b"ours"[..]));
-    let (root, name) = tracker.locate(path("ours.control").as_bytes()).unwrap().unwrap();
-    assert_eq!(sys::fstatat(root, name.as_cstr(), 0).unwrap().st_size, 4);
+    assert_eq!(stat(tracker, &path("ours.control")), Some(Ok(4)));
     let listed = tracker.open_listing(share.to_str().unwrap().as_bytes()).unwrap().unwrap();
     let mut names: Vec<String> =
         listed.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect();
@@ -39,13 +43,13 @@ fn offered_files_lie_among_the_servers_own() {
 
     // Everything else is the file system's: other files, other directories, relative names, writing.
     assert_eq!(read(tracker, &path("theirs.control")), None);
-    assert!(tracker.locate(path("missing.control").as_bytes()).is_none());
+    assert!(stat(tracker, &path("missing.control")).is_none());
     let elsewhere = place.path.join("share/ours.control").display().to_string();
-    assert!(tracker.locate(elsewhere.as_bytes()).is_none());
+    assert!(stat(tracker, &elsewhere).is_none());
     assert!(tracker.open(path("ours.control").as_bytes(), RDWR, 0).is_none());
     assert!(tracker.unlink(path("ours.control").as_bytes()).is_none());
     assert!(tracker.open_listing(place.path.join("share").to_str().unwrap().as_bytes()).is_none());
     assert!(tracker.open_listing(b"/nowhere/extension").is_none());
     let in_data = place.path.join("branches/main/pgdata/base/extension/ours.control").display().to_string();
-    assert!(tracker.locate(in_data.as_bytes()).unwrap().is_err(), "the data directory is the branch's");
+    assert!(stat(tracker, &in_data).unwrap().is_err(), "the data directory is the branch's");
 }

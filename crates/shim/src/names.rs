@@ -27,9 +27,9 @@ unsafe fn stat_at(dir: c_int, path: *const c_char, stat: *mut libc::stat, flags:
             if !ours(dir, name) {
                 return None;
             }
-            Some(tracker.locate(name)?.and_then(|(root, path)| {
+            tracker.at(name, |root, path| {
                 raw!(libc::SYS_newfstatat, root, path.as_cstr().as_ptr(), stat, flags).map(|n| n as c_int)
-            }))
+            })
         },
         || raw!(libc::SYS_newfstatat, dir, path, stat, flags).map(|n| n as c_int),
     )
@@ -80,9 +80,9 @@ pub unsafe extern "C" fn statx(
             if !ours(dir, name) {
                 return None;
             }
-            Some(tracker.locate(name)?.and_then(|(root, path)| {
+            tracker.at(name, |root, path| {
                 raw!(libc::SYS_statx, root, path.as_cstr().as_ptr(), flags, mask, out).map(|n| n as c_int)
-            }))
+            })
         },
         || raw!(libc::SYS_statx, dir, path, flags, mask, out).map(|n| n as c_int),
     )
@@ -99,9 +99,9 @@ pub unsafe extern "C" fn faccessat(dir: c_int, path: *const c_char, mode: c_int,
             }
             // Sealed files are read-only on disk, yet writable for PostgreSQL.
             let mode = mode & !libc::W_OK;
-            Some(tracker.locate(name)?.and_then(|(root, path)| {
+            tracker.at(name, |root, path| {
                 raw!(libc::SYS_faccessat, root, path.as_cstr().as_ptr(), mode, 0).map(|n| n as c_int)
-            }))
+            })
         },
         || raw!(libc::SYS_faccessat, dir, path, mode, flags).map(|n| n as c_int),
     )
@@ -127,9 +127,9 @@ pub unsafe extern "C" fn readlinkat(
             if !ours(dir, name) {
                 return None;
             }
-            Some(tracker.locate(name)?.and_then(|(root, path)| {
+            tracker.at(name, |root, path| {
                 raw!(libc::SYS_readlinkat, root, path.as_cstr().as_ptr(), buffer, size).map(|n| n as ssize_t)
-            }))
+            })
         },
         || raw!(libc::SYS_readlinkat, dir, path, buffer, size).map(|n| n as ssize_t),
     )

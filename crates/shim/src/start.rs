@@ -33,6 +33,9 @@ extern "C" fn start() {
         let log = std::env::var_os(recorder::VARIABLE).unwrap_or_default();
         die(&format!("cannot map the record {}: {errno}", log.display()));
     }
+    if let Err(errno) = store::failing::attach_from_environment() {
+        die(&format!("cannot map the control block of {}: {errno}", store::failing::VARIABLE));
+    }
     let Some(branch) = std::env::var_os(BRANCH) else {
         if recorder::is_attached() {
             // Loaded to be recorded and nothing else; programs it starts are told anew.

@@ -55,6 +55,12 @@ faults! {
     WhiteoutIgnored = "whiteout-ignored",
     /// Where a file was cut off is forgotten.
     FloorForgotten = "floor-forgotten",
+    /// A process does not hear of merged layers.
+    MergeUnseen = "merge-unseen",
+    /// A merged layer forgets what its parts removed.
+    MergeForgetsRemovals = "merge-forgets-removals",
+    /// A merged layer is named before it is durable.
+    MergeUnsynced = "merge-unsynced",
     /// Layers of a removed branch go although other branches need them.
     CollectedWhileShared = "collected-while-shared",
     /// Layers that nobody references stay.

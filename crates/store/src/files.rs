@@ -102,6 +102,12 @@ impl Files {
         }
     }
 
+    /// The same table, as a process that was forked has it: for tests.
+    #[cfg(debug_assertions)]
+    pub fn again(&self) -> Result<Files> {
+        Ok(Files { mapping: self.mapping.again()?, ..*self })
+    }
+
     fn header(&self) -> &Header {
         self.mapping.at(0)
     }

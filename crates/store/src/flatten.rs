@@ -79,8 +79,8 @@ fn apply_open(located: &Located, from: Fd, out: Fd) -> Result<()> {
     copy_range(from, out, floor.next_multiple_of(BLOCK), found.length, true)
 }
 
-/// `sparse`: the target is known to be zeros there, so zeros need no writing.
-fn copy_range(from: Fd, out: Fd, start: u64, end: u64, sparse: bool) -> Result<()> {
+/// Copies a range of bytes. `sparse`: the target is known to be zeros there, so zeros need no writing.
+pub(crate) fn copy_range(from: Fd, out: Fd, start: u64, end: u64, sparse: bool) -> Result<()> {
     let mut buffer = vec![0u8; 256 * 1024];
     let mut at = start;
     while at < end {

@@ -47,7 +47,9 @@ shared_struct! {
         /// Slots at or above this were never used.
         slots_used: AtomicU32,
         cutter_pid: AtomicU32,
-        reserved: AtomicU32,
+        /// Counts merges of layers: odd while the manifest is being replaced. Whoever uses what another
+        /// process found in the layers follows it first, see [`crate::stack::Stack::follow`].
+        pub merges: AtomicU32,
         cutter_start: AtomicU64,
         /// Highest byte written to the branch's stream of WAL segments by this incarnation.
         pub stream_mark: AtomicU64,
@@ -118,6 +120,7 @@ impl Gate {
         }
         header.slots_used.store(0, Ordering::Relaxed);
         header.cutter_pid.store(0, Ordering::Relaxed);
+        header.merges.store(0, Ordering::Relaxed);
         header.stream_mark.store(0, Ordering::Relaxed);
         header.flags.store(flags, Ordering::Relaxed);
         // After a power cut the WAL may end before what an earlier incarnation had written.
@@ -156,6 +159,23 @@ impl Gate {
 
     fn slots(&self) -> &[Slot] {
         self.mapping.slice(HEADER, SLOTS)
+    }
+
+    /// How often layers of the branch were merged, doubled; odd while it is being done.
+    #[inline]
+    pub fn merges(&self) -> u32 {
+        self.header().merges.load(Ordering::Acquire)
+    }
+
+    /// Runs `replace`, which puts a merged layer into the manifest, so that no process takes what it finds by
+    /// the one manifest for something of the other.
+    pub fn merging<T>(&self, replace: impl FnOnce() -> T) -> T {
+        let merges = &self.header().merges;
+        // A daemon that died in here left it odd.
+        merges.fetch_or(1, Ordering::AcqRel);
+        let replaced = replace();
+        merges.fetch_add(1, Ordering::AcqRel);
+        replaced
     }
 
     /// The state word now.

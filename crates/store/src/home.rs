@@ -28,6 +28,8 @@ pub const NEW: &str = ".new";
 pub const GONE: &str = ".gone";
 /// The part of a layer's identity that tells it from all others; above it stands its group's number.
 const NUMBER: u64 = 0xffff_ffff;
+/// A stack with more layers than this is looked at when the home is opened.
+const DEEP: usize = 4;
 /// How long a directory may be refilled by somebody else while it is removed.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,8 @@ pub struct Swept {
     pub branches: Vec<String>,
     /// Layers that nothing referenced.
     pub layers: Vec<LayerId>,
+    /// Branches with so many layers that some may be merged.
+    pub deep: Vec<String>,
     /// Branches whose manifest does not read back.
     pub damaged: Vec<String>,
 }
@@ -94,7 +98,12 @@ impl Home {
                 continue;
             }
             match self.manifest(&name) {
-                Ok(manifest) => count(&mut references, &manifest.entries),
+                Ok(manifest) => {
+                    count(&mut references, &manifest.entries);
+                    if manifest.entries.len() > DEEP {
+                        swept.deep.push(name);
+                    }
+                }
                 Err(_) => swept.damaged.push(name),
             }
         }
@@ -255,6 +264,58 @@ impl Home {
         self.release(&[Entry { slot: 0, layer: id }])
     }
 
+    /// Takes a lease on layers that one manifest names and nobody else does. Whether it did.
+    pub fn lease_unshared(&self, layers: &[LayerId]) -> bool {
+        let mut references = self.references();
+        let unshared = layers.iter().all(|layer| references.get(layer) == Some(&1));
+        if unshared {
+            layers.iter().for_each(|layer| *references.entry(*layer).or_insert(0) += 1);
+        }
+        unshared
+    }
+
+    /// Gives back the leases of layers that were to be merged.
+    pub fn end_leases(&self, layers: &[LayerId]) -> Result<()> {
+        layers.iter().try_for_each(|layer| self.end_lease(*layer))
+    }
+
+    /// Puts `merged` into a branch's manifest, in the place of adjacent layers that the caller leased
+    /// ([`Home::lease_unshared`]); durable on return. False, and nothing done, where the branch has other
+    /// layers by now or somebody else uses them too. Nothing else may change the manifest meanwhile. What was
+    /// replaced stays until [`Home::remove_merged`].
+    pub fn name_merged(&self, name: &str, layers: &[LayerId], merged: LayerId) -> Result<bool> {
+        let branch = self.open_branch(name)?;
+        let named = self.name_merged_in(branch, layers, merged);
+        sys::close(branch);
+        named
+    }
+
+    fn name_merged_in(&self, branch: Fd, layers: &[LayerId], merged: LayerId) -> Result<bool> {
+        let mut manifest = Manifest::load(branch)?;
+        let same = |window: &[Entry]| window.iter().map(|entry| entry.layer).eq(layers.iter().copied());
+        let Some(at) = manifest.entries.windows(layers.len().max(1)).position(same) else { return Ok(false) };
+        let leased = {
+            let references = self.references();
+            layers.iter().all(|layer| references.get(layer) == Some(&2))
+        };
+        let last = at + layers.len() - 1;
+        if !leased || last + 1 == manifest.entries.len() {
+            return Ok(false);
+        }
+        let entry = Entry { slot: manifest.entries[last].slot, layer: merged };
+        manifest.entries.splice(at..=last, [entry]);
+        manifest.sequence += 1;
+        manifest.store(branch)?;
+        reached(Moment::MergeNamed);
+        Ok(true)
+    }
+
+    /// Removes layers that were merged into another one: their lease and what the manifest held.
+    pub fn remove_merged(&self, layers: &[LayerId]) -> Result<()> {
+        self.end_leases(layers)?;
+        self.end_leases(layers)
+    }
+
     /// Makes the next open layer of a branch and writes it into its manifest, durable on return.
     /// `top` is the slot that a running compute writes to now; where an earlier cut was given up,
     /// the layer that it had prepared is used.
@@ -324,15 +385,19 @@ impl Home {
         sys::fsync(self.branches)
     }
 
-    /// Removes a branch and every layer that only it referenced. Nothing of it may be in use.
+    /// Removes a branch and every layer that only it referenced. Nothing of it may be in use. What a removal
+    /// that failed has left is removed too.
     pub fn remove(&self, name: &str) -> Result<()> {
+        let gone = format!("{name}{GONE}");
+        if self.branch_path(&gone).exists() {
+            remove_tree(self.branches, &gone)?;
+        }
         let entries = match self.manifest(name) {
             Ok(manifest) => manifest.entries,
             Err(Errno::NOENT) if !self.branch_path(name).exists() => return Ok(()),
             // Unknown references: its layers stay until somebody has looked.
             Err(_) => Vec::new(),
         };
-        let gone = format!("{name}{GONE}");
         self.rename(name, &gone)?;
         self.release(&entries)?;
         remove_tree(self.branches, &gone)

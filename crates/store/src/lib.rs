@@ -6,6 +6,7 @@
 //! The store knows nothing of PostgreSQL: paths, blocks, and a *stream* whose highest byte is noted.
 
 pub mod errno;
+pub mod failing;
 pub mod fault;
 pub mod files;
 pub mod flatten;
@@ -13,6 +14,7 @@ pub mod gate;
 pub mod home;
 pub mod layer;
 pub mod manifest;
+pub mod merge;
 pub mod moment;
 pub mod owned_lock;
 pub mod path;

@@ -70,6 +70,10 @@ moments! {
     LayerSynced = "layer-synced",
     /// A sealed layer has its index and what that replaces.
     LayerIndexed = "layer-indexed",
+    /// A merged layer is whole and durable, named by nothing.
+    LayerMerged = "layer-merged",
+    /// The manifest names a merged layer; what it replaces is still there.
+    MergeNamed = "merge-named",
     /// The row that says that a branch is to go is committed.
     DeleteAsked = "delete-asked",
     /// Nobody can connect to the branch any more.

@@ -77,6 +77,23 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// The same memory mapped once more, as a process that was forked would see it: for tests.
+    ///
+    /// # Errors
+    /// The kernel has no room, or the mapping is not of shared memory.
+    #[cfg(debug_assertions)]
+    pub fn again(&self) -> Result<Mapping> {
+        // SAFETY: an old size of 0 maps shared memory a second time and leaves the first mapping alone.
+        let address = unsafe {
+            libc::syscall(libc::SYS_mremap, self.address, 0usize, self.length, libc::MREMAP_MAYMOVE)
+        };
+        if address == -1 {
+            Err(Errno(sys::errno()))
+        } else {
+            Ok(Mapping { address: address as usize, length: self.length })
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.length

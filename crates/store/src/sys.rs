@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 
 use crate::errno::{Errno, Result};
-use crate::recorder;
+use crate::{failing, recorder};
 
 pub use libc::{
     AT_FDCWD, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_TMPFILE,
@@ -29,6 +29,10 @@ fn check(value: i64) -> Result<i64> {
 /// As for the call itself: pointers among the arguments must be good for what the kernel does.
 #[inline]
 pub unsafe fn call(number: libc::c_long, arguments: [usize; 6]) -> libc::c_long {
+    if let Some(errno) = failing::fails(number, &arguments) {
+        set_errno(errno);
+        return -1;
+    }
     if recorder::is_attached() {
         // SAFETY: the caller's promise.
         return unsafe { recorder::call(number, arguments) };
@@ -277,6 +281,17 @@ pub fn fstatat(dir: Fd, path: &CStr, flags: i32) -> Result<libc::stat> {
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     syscall!(libc::SYS_newfstatat, dir, path.as_ptr(), &raw mut stat, flags)?;
     Ok(stat)
+}
+
+/// As [`fstat`], past recorders and failing disks.
+#[cfg(any(debug_assertions, feature = "plant"))]
+pub(crate) fn stat_directly(fd: Fd) -> Result<libc::stat> {
+    // SAFETY: all-zero is a valid `stat`.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let arguments =
+        six([fd as usize, c"".as_ptr() as usize, &raw mut stat as usize, libc::AT_EMPTY_PATH as usize]);
+    // SAFETY: the pointers are to live values that outlive the call.
+    check(unsafe { direct(libc::SYS_newfstatat, arguments) }).map(|_| stat)
 }
 
 /// Size in bytes of an open file.

@@ -5,7 +5,7 @@
 //! are interposed; the store's own go to the recorder linked into this program).
 //!
 //! Notes: `ack BRANCH CLIENT SEQUENCE`; `creating CHILD PARENT`, `created CHILD`, `deleting BRANCH`,
-//! `deleted BRANCH`; `checkpointed BRANCH`; `fact BRANCH NAME|SQL|ANSWER`, which holds until
+//! `deleted BRANCH`; `checkpointed BRANCH`; `merged BRANCH`; `fact BRANCH NAME|SQL|ANSWER`, which holds until
 //! `doubt BRANCH NAME`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -126,6 +126,10 @@ impl Stage<'_> {
         tokio::task::block_in_place(|| self.engine.delete(&key("third"))).unwrap();
         note("deleted third");
 
+        self.merge("main").await;
+        self.change(&main, "main", 7).await;
+        self.checkpoint("main", &main).await;
+
         first_load.stop().await;
         self.cut("first", "fourth");
         self.checkpoint("main", &main).await;
@@ -162,7 +166,7 @@ impl Stage<'_> {
             self.cut("first", "sixth");
         }
         self.checkpoint("main", &main).await;
-        self.maintain();
+        self.merge("main").await;
         if let Some((client, first_load)) = first {
             self.checkpoint("first", &client).await;
             first_load.stop().await;
@@ -188,6 +192,22 @@ impl Stage<'_> {
         note(&format!("creating {child} {parent}"));
         tokio::task::block_in_place(|| self.engine.create_child(&key(parent), &key(child))).unwrap();
         note(&format!("created {child}"));
+    }
+
+    /// Cuts whose children do not stay leave layers that only this branch uses: these become one.
+    async fn merge(&self, branch: &str) {
+        for number in 0..4 {
+            let child = format!("{branch}-nothing-{number}");
+            self.cut(branch, &child);
+            note(&format!("deleting {child}"));
+            tokio::task::block_in_place(|| self.engine.delete(&key(&child))).unwrap();
+            note(&format!("deleted {child}"));
+            pause(50).await;
+        }
+        self.maintain();
+        let merged = tokio::task::block_in_place(|| self.engine.compact(&key(branch))).unwrap();
+        assert!(merged.is_some(), "there was nothing to merge");
+        note(&format!("merged {branch}"));
     }
 
     fn maintain(&self) {

@@ -393,6 +393,7 @@ pub fn telling_cuts(run: &Run<'_>, share: usize, seed: u64) -> Vec<Cut> {
         (after_marks(&events, "checkpointed"), Survival::Nothing),
         (after_marks(&events, "checkpointed"), Survival::Scattered(50)),
         (after_marks(&events, "created"), Survival::Nothing),
+        (after_marks(&events, "merged"), Survival::Nothing),
     ];
     let mut cuts = Vec::new();
     for (places, survival) in targets {

@@ -71,6 +71,7 @@ impl Engine {
             fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
         }
         let made = self.cut_into(parent, child, &new);
+        self.may_compact(parent);
         if made.is_err() {
             // Best effort: the next start of the daemon sweeps what is left.
             let _ = fs::remove_dir_all(&new);
@@ -315,9 +316,11 @@ impl Engine {
     pub(super) fn control_file(&self, key: &BranchKey) -> Result<ControlFile, Error> {
         let branch =
             self.home.open_branch(key.as_str()).context(|| format!("could not open branch {key}"))?;
-        let stack = Stack::load(self.home.layers(), branch);
+        let control = Stack::load(self.home.layers(), branch)
+            .context(|| format!("could not read the stack of branch {key}"))
+            .and_then(|stack| read_control(&stack, u32::MAX));
         sys::close(branch);
-        read_control(&stack.context(|| format!("could not read the stack of branch {key}"))?, u32::MAX)
+        control
     }
 
     /// Small files of the sealed layer have no full-page image in the WAL: the child must find them

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::PoisonError;
 
 use pgdata::class::PRIVATE_DIRECTORIES;
 use store::flatten;
@@ -33,7 +34,12 @@ impl Engine {
         }
         let temporary = BranchKey(format!("export-{}-{:x}", std::process::id(), super::create::now_us()));
         self.create_child(key, &temporary)?;
-        let written = self.flatten(&temporary, dir, progress);
+        let written = {
+            // Its layers stay as they are meanwhile, even if they become its own.
+            let lock = self.lock(&temporary);
+            let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.flatten(&temporary, dir, progress)
+        };
         let removed = self.delete(&temporary);
         if written.is_err() {
             // Best effort: what is half-written is of no use to anyone.
@@ -49,9 +55,28 @@ impl Engine {
         // An empty directory that was there already may be open to others; PostgreSQL refuses it then.
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).context(what)?;
         let branch = self.home.open_branch(key.as_str()).context(what)?;
-        let stack = Stack::load(self.home.layers(), branch);
+        let copied = self.copy_layered(branch, dir, progress);
         sys::close(branch);
-        let stack = stack.context(what)?;
+        copied?;
+        self.copy_native(key, dir)?;
+        let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).unwrap_or_default();
+        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0)
+            .context(what)?;
+        let synced = sys::syncfs(fd);
+        sys::close(fd);
+        synced.context(what)
+    }
+
+    /// What lies in layers.
+    fn copy_layered(
+        &self,
+        branch: sys::Fd,
+        dir: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Error> {
+        let what = || format!("could not export to {}", dir.display());
+        let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context(what);
+        let stack = Stack::load(self.home.layers(), branch).context(what)?;
         let tree = flatten::tree(&stack, u32::MAX).context(what)?;
         for name in PRIVATE_DIRECTORIES {
             make(&dir.join(name))?;
@@ -68,13 +93,7 @@ impl Engine {
             done += length;
             progress(done, total);
         }
-        self.copy_native(key, dir)?;
-        let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).unwrap_or_default();
-        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0)
-            .context(what)?;
-        let synced = sys::syncfs(fd);
-        sys::close(fd);
-        synced.context(what)
+        Ok(())
     }
 
     /// WAL and configuration.

@@ -1,10 +1,12 @@
 //! The engine's state and its locks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use store::gate::Gate;
 use store::home::Home;
@@ -28,6 +30,12 @@ pub struct Engine {
     pub(super) limiter: OnceLock<Limiter>,
     /// What computes may take.
     pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
+    /// Branches that may have layers to merge.
+    pub(super) uncompacted: Mutex<BTreeSet<BranchKey>>,
+    /// Whether merges in progress shall end.
+    pub(super) compaction_ends: AtomicBool,
+    /// When all were last looked at for such layers.
+    pub(super) looked_over: Mutex<Instant>,
     /// Where the WAL of each running branch ended in the last round of maintenance.
     wal_marks: Mutex<HashMap<BranchKey, u64>>,
 }
@@ -73,6 +81,11 @@ impl Engine {
             locks: Mutex::default(),
             limiter: OnceLock::new(),
             limits: Mutex::default(),
+            uncompacted: Mutex::new(
+                swept.deep.into_iter().filter_map(|name| BranchKey::new(name).ok()).collect(),
+            ),
+            compaction_ends: AtomicBool::new(false),
+            looked_over: Mutex::new(Instant::now()),
             wal_marks: Mutex::default(),
         })
     }

@@ -22,8 +22,9 @@ impl Engine {
     pub fn delete(&self, key: &BranchKey) -> Result<(), Error> {
         let lock = self.lock(key);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = || self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"));
         if !self.directory(key).exists() {
-            return Ok(());
+            return removed();
         }
         self.stop_locked(key, StopMode::Kill)?;
         reached(Moment::ComputeEnded);
@@ -34,7 +35,11 @@ impl Engine {
         self.forget_limits(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
         reached(Moment::MemoryFreed);
-        self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"))
+        let parent = self.record(key).ok().and_then(|record| BranchKey::new(record.parent?).ok());
+        removed()?;
+        // What it shared with its parent may be the parent's alone now.
+        parent.iter().for_each(|parent| self.may_compact(parent));
+        Ok(())
     }
 
     /// Space used by the branch.

@@ -17,6 +17,7 @@ impl Control {
     /// A compute could not be stopped.
     pub async fn shut_down(self: &Arc<Self>, keep_computes: bool) -> Result<(), Error> {
         self.watch.stop();
+        self.engine.give_up_compaction();
         self.listeners.close_all();
         if keep_computes {
             return Ok(());

@@ -10,6 +10,8 @@ use store::gate::Gate;
 use store::home::Home;
 use store::layer::{Layer, seal};
 use store::manifest::{Entry, Manifest};
+use store::merge::merge;
+use store::path::RelPath;
 use store::sys::{self, Fd};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -82,13 +84,19 @@ impl Place {
     }
 
     pub fn publish(&self, name: &str, manifest: &Manifest) {
+        self.try_publish(name, manifest).unwrap();
+    }
+
+    pub fn try_publish(&self, name: &str, manifest: &Manifest) -> Result<()> {
         let new = self.path.join("branches").join(format!("{name}.new"));
         std::fs::create_dir_all(new.join("private")).unwrap();
         std::fs::create_dir_all(new.join("pgdata/pg_wal")).unwrap();
-        let fd = open_directory(&new);
-        manifest.store(fd).unwrap();
+        let path = std::ffi::CString::new(new.to_str().unwrap()).unwrap();
+        let fd = sys::openat(sys::AT_FDCWD, &path, sys::O_RDONLY | sys::O_DIRECTORY, 0)?;
+        let stored = manifest.store(fd);
         sys::close(fd);
-        self.home.publish(name).unwrap();
+        stored?;
+        self.home.publish(name)
     }
 
     /// Cuts a branch, whose gate (if it has one running) is `gate`, into a new child.
@@ -110,6 +118,42 @@ impl Place {
             seal::sync_layer(&layer, None).unwrap();
             seal::build_index(&layer).unwrap();
         }
+    }
+
+    /// Merges some neighbouring layers of a branch that it shares with nobody; the gate is that of its
+    /// compute. How many.
+    pub fn merge(&self, branch: &str, gate: &Gate, random: &mut Random) -> usize {
+        let manifest = self.home.manifest(branch).unwrap();
+        let counts = self.home.reference_counts();
+        let layers: Vec<u64> = manifest.entries.iter().map(|entry| entry.layer).collect();
+        let may = |layer: &u64| counts[layer] == 1 && self.home.layer_path(*layer).join("index").exists();
+        let pairs = (1..layers.len() - 1).filter(|at| may(&layers[at - 1]) && may(&layers[*at]));
+        let pairs: Vec<usize> = pairs.collect();
+        if pairs.is_empty() {
+            return 0;
+        }
+        let first = pairs[random.below(pairs.len() as u64) as usize] - 1;
+        let longest = layers[first..layers.len() - 1].iter().take_while(|layer| may(layer)).count();
+        let sources = &layers[first..first + 2 + random.below(longest as u64 - 1) as usize];
+        self.name_merged(branch, sources, first == 0, gate);
+        self.home.remove_merged(sources).unwrap();
+        sources.len()
+    }
+
+    /// Merges these layers of a branch and puts the result in their place; they are still there.
+    pub fn name_merged(&self, branch: &str, sources: &[u64], bottom: bool, gate: &Gate) {
+        assert!(self.home.lease_unshared(sources));
+        let top = self.home.manifest(branch).unwrap().top().layer;
+        let target = self.home.reserve_layer(store::layer::group_of(top));
+        merge(self.home.layers(), sources, target, bottom, &mut |_| Ok(())).unwrap();
+        assert!(gate.merging(|| self.home.name_merged(branch, sources, target)).unwrap());
+    }
+
+    /// A cut whose child does not stay: the branch has one more sealed layer to itself.
+    pub fn cut_for_nothing(&self, branch: &str, gate: &Gate) {
+        self.cut(branch, Some(gate), "nothing");
+        self.home.remove("nothing").unwrap();
+        self.seal(branch);
     }
 
     /// A process of the branch: the first of a new compute.
@@ -234,8 +278,8 @@ impl Process {
     }
 
     pub fn exists(&self, path: &str) -> bool {
-        let place = self.tracker.locate(path.as_bytes()).expect("a layered path");
-        place.is_ok_and(|(root, path)| sys::fstatat(root, path.as_cstr(), 0).is_ok())
+        let there = |root: Fd, path: &RelPath| sys::fstatat(root, path.as_cstr(), 0).map(drop);
+        self.tracker.at(path.as_bytes(), there).expect("a layered path").is_ok()
     }
 
     /// The whole content of a file.

@@ -28,8 +28,7 @@ pub fn sync_file(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode:
     state.syncing.fetch_add(1, Ordering::AcqRel);
     state.flags.fetch_and(!arena::DIRTY, Ordering::AcqRel);
     let synced = sync_counted(layer, arena, record, fd, whole_inode);
-    if let Err(errno) = synced {
-        arena.poison(errno);
+    if synced.is_err() {
         state.flags.fetch_or(arena::DIRTY, Ordering::AcqRel);
     }
     state.syncing.fetch_sub(1, Ordering::AcqRel);
@@ -44,13 +43,22 @@ fn sync_counted(layer: &Layer, arena: &Arena, record: u32, fd: Fd, whole_inode: 
         && (arena.unlogged(record, &mut snapshot) || arena.floor_unlogged(record));
     // A new file's entry is an attribute, which `fdatasync` does not cover.
     let whole_inode = whole_inode || flags & arena::NAMED == 0;
-    let sync = || if whole_inode { sys::fsync(fd) } else { sys::fdatasync(fd) };
+    let sync = || lost_by(arena, if whole_inode { sys::fsync(fd) } else { sys::fdatasync(fd) });
     if news && planted(Fault::LogBeforeData) {
         log_blocks(layer, arena, record, floor, &snapshot)?;
         return sync();
     }
     sync()?;
     if news { log_blocks(layer, arena, record, floor, &snapshot) } else { Ok(()) }
+}
+
+/// A sync that failed may have lost what it was to keep, and the next one would not say so. Other calls that
+/// fail lose nothing: what they belong to is done again.
+fn lost_by(arena: &Arena, synced: Result<()>) -> Result<()> {
+    if let Err(errno) = synced {
+        arena.poison(errno);
+    }
+    synced
 }
 
 fn log_blocks(layer: &Layer, arena: &Arena, record: u32, floor: u64, snapshot: &Snapshot) -> Result<()> {
@@ -60,7 +68,7 @@ fn log_blocks(layer: &Layer, arena: &Arena, record: u32, floor: u64, snapshot: &
         Err(Errno::NOENT) if sys::fstatat(layer.dir, c"index", 0).is_ok() => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    let logged = log::append(log, record, floor, snapshot).and_then(|()| sys::fdatasync(log));
+    let logged = log::append(log, record, floor, snapshot).and_then(|()| lost_by(arena, sys::fdatasync(log)));
     sys::close(log);
     logged?;
     arena.set_logged(record, snapshot);
@@ -73,7 +81,7 @@ pub fn sync_directories(layer: &Layer, path: &RelPath) -> Result<()> {
     let mut directory = *path;
     while !directory.is_root() {
         directory = directory.parent();
-        sync_directory(layer.files, &directory)?;
+        sync_directory(layer, &directory)?;
     }
     Ok(())
 }
@@ -98,15 +106,15 @@ pub fn sync_name(layer: &Layer, arena: &Arena, record: u32) -> Result<()> {
     Ok(())
 }
 
-fn sync_directory(files: Fd, directory: &RelPath) -> Result<()> {
+fn sync_directory(layer: &Layer, directory: &RelPath) -> Result<()> {
     if planted(Fault::DirectoriesUnsynced) {
         return Ok(());
     }
-    match sys::openat(files, directory.as_cstr(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) {
+    match sys::openat(layer.files, directory.as_cstr(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) {
         Ok(fd) => {
             let synced = sys::fsync(fd);
             sys::close(fd);
-            synced
+            layer.arena().map_or(synced, |arena| lost_by(arena, synced))
         }
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
@@ -151,7 +159,7 @@ pub fn sync_layer(layer: &Layer, witness: Option<Fd>) -> Result<()> {
                         .is_ok()
                 {
                     store_syncer(arena);
-                    let seen = witness.map_or(Ok(()), sys::syncfs);
+                    let seen = lost_by(arena, witness.map_or(Ok(()), sys::syncfs));
                     return finish(arena, seen.and_then(|()| sync_everything(layer, arena)));
                 }
                 sys::sleep(Duration::from_micros(500));
@@ -175,12 +183,14 @@ fn store_syncer(arena: &Arena) {
     arena.header().syncer_pid.store(pid, Ordering::Release);
 }
 
+/// Where nothing was lost the next one to ask tries again.
 fn finish(arena: &Arena, result: Result<()>) -> Result<()> {
-    let header = arena.header();
-    if let Err(errno) = result {
-        header.sync_errno.store(errno.0 as u32, Ordering::Release);
-    }
-    header.sync_state.store(if result.is_ok() { 2 } else { 3 }, Ordering::Release);
+    let state = match (result, arena.poisoned()) {
+        (Ok(()), _) => 2,
+        (Err(_), Some(_)) => 3,
+        (Err(_), None) => 0,
+    };
+    arena.header().sync_state.store(state, Ordering::Release);
     result
 }
 
@@ -211,10 +221,9 @@ fn sync_everything(layer: &Layer, arena: &Arena) -> Result<()> {
         add_all_directories(layer.files, &RelPath::ROOT, &mut directories)?;
     }
     for directory in &directories {
-        sync_directory(layer.files, &RelPath::new(directory)?)?;
+        sync_directory(layer, &RelPath::new(directory)?)?;
     }
-    sys::fsync(layer.files)?;
-    sys::fsync(layer.dir)
+    lost_by(arena, sys::fsync(layer.files).and_then(|()| sys::fsync(layer.dir)))
 }
 
 fn sync_record(layer: &Layer, arena: &Arena, record: u32, path: &RelPath) -> Result<()> {
