@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use compute::engine::{BOOTSTRAP_ROLE, BranchKey, Engine, StartOptions, StopMode};
 use compute::install::{self, Request};
@@ -12,6 +13,9 @@ use compute::server::{DEFAULT_MAJOR, Server};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 pub const PASSWORD: &str = "only-for-tests";
+
+/// For what takes no time at all on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -81,6 +85,14 @@ impl Lab {
         Lab { path, engine, server }
     }
 
+    /// An empty home whose computes get this preload library.
+    pub fn with_library(shim: &Path) -> Lab {
+        let server = server();
+        let path = place();
+        let engine = Engine::open(&path.join("home"), shim, &path.join("s")).unwrap();
+        Lab { path, engine, server }
+    }
+
     /// A home with a running root branch `main`.
     pub fn with_main() -> Lab {
         let lab = Lab::new();
@@ -119,6 +131,24 @@ impl Lab {
 
     pub async fn connect_to(&self, branch: &str, database: &str) -> Client {
         connect_at(&self.engine.socket_dir(&key(branch)), database).await
+    }
+
+    /// Connects as soon as the server takes connections again.
+    pub async fn reconnect(&self, branch: &str) -> Client {
+        let begin = Instant::now();
+        loop {
+            let mut config = Config::new();
+            config.host_path(self.engine.socket_dir(&key(branch))).port(5432);
+            config.user(BOOTSTRAP_ROLE).password(PASSWORD).dbname("postgres");
+            match config.connect(NoTls).await {
+                Ok((client, connection)) => {
+                    tokio::spawn(connection);
+                    return client;
+                }
+                Err(error) => assert!(begin.elapsed() < PATIENCE, "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Opens the home again, as the next daemon would.

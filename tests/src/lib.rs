@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod door;
 pub mod files;
 pub mod lab;
+pub mod planted;
 pub mod power;
 pub mod processes;
 pub mod tpcb;

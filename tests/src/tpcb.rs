@@ -132,6 +132,13 @@ impl Load {
         all
     }
 
+    /// Ends a load whose server is gone: acknowledged and sent numbers.
+    pub async fn bounds(self) -> (Vec<u64>, Vec<u64>) {
+        let clients = self.clients.clone();
+        let acknowledged = self.abandon().await;
+        (acknowledged, clients.iter().map(|one| one.sent.load(Ordering::SeqCst)).collect())
+    }
+
     /// Ends the load where the server was killed under it: clients may have failed.
     pub async fn abandon(self) -> Vec<u64> {
         self.stop.store(true, Ordering::SeqCst);
@@ -141,6 +148,22 @@ impl Load {
         }
         acknowledged.iter().map(|client| client.acknowledged.load(Ordering::SeqCst)).collect()
     }
+}
+
+/// Gives every client of a load the same last number, so that the next load can go on from there.
+pub async fn level(client: &Client, clients: usize) -> u64 {
+    run(
+        client,
+        &format!(
+            "insert into history
+             select 0, 0, 0, 0, now(), number, missing
+             from generate_series(0, {clients} - 1) number,
+                  generate_series((select coalesce(max(seq), 0) + 1 from history where client = number),
+                                  (select coalesce(max(seq), 0) from history)) missing"
+        ),
+    )
+    .await;
+    text(client, "select coalesce(max(seq), 0) from history").await.parse().unwrap()
 }
 
 /// Everything that must hold in a database under this load: sums agree, every page and index is

@@ -50,27 +50,8 @@ fn cut(lab: &Lab, load: &Load, parent: &str, child: &str) -> (Vec<u64>, Vec<u64>
     (before, load.sent())
 }
 
-/// Gives every client of the load the same last number, so that the next load can go on from there.
 async fn level(client: &Client) -> u64 {
-    run(
-        client,
-        &format!(
-            "insert into history
-             select 0, 0, 0, 0, now(), number, missing
-             from generate_series(0, {CLIENTS} - 1) number,
-                  generate_series((select coalesce(max(seq), 0) + 1 from history where client = number),
-                                  (select coalesce(max(seq), 0) from history)) missing"
-        ),
-    )
-    .await;
-    text(client, "select coalesce(max(seq), 0) from history").await.parse().unwrap()
-}
-
-/// Ends a load whose server is gone: acknowledged and sent numbers.
-async fn bounds(load: Load) -> (Vec<u64>, Vec<u64>) {
-    let clients = load.clients.clone();
-    let acknowledged = load.abandon().await;
-    (acknowledged, clients.iter().map(|one| one.sent.load(std::sync::atomic::Ordering::SeqCst)).collect())
+    tpcb::level(client, CLIENTS).await
 }
 
 async fn pause(milliseconds: u64) {
@@ -103,8 +84,8 @@ async fn parent_and_child_killed_altogether_keep_what_they_acknowledged() {
             kill_everything(&lab, &early, &mut random);
         });
         assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Stopped);
-        let (acknowledged, sent) = bounds(on_main).await;
-        let (child_acknowledged, child_sent) = bounds(on_child).await;
+        let (acknowledged, sent) = on_main.bounds().await;
+        let (child_acknowledged, child_sent) = on_child.bounds().await;
         println!(
             "round {round}: {acknowledged:?} of {sent:?}; child {child_acknowledged:?} of {child_sent:?}"
         );
@@ -154,11 +135,11 @@ async fn a_backend_that_dies_is_recovered_from_within_the_living_postmaster() {
         }
         signal(unlucky, libc::SIGKILL);
         // Everyone is thrown out; the postmaster recovers by itself.
-        let (acknowledged, sent) = bounds(on_main).await;
+        let (acknowledged, sent) = on_main.bounds().await;
         wait_until("the others end", PATIENCE, || {
             servers(&lab, "main").iter().all(|process| !backends.contains(&process.pid))
         });
-        let main = reconnect(&lab, "main").await;
+        let main = lab.reconnect("main").await;
         assert_eq!(lab.engine.state(&key("main")).unwrap(), ComputeState::Running { pid: postmaster });
         tpcb::check(&main, &acknowledged, &sent).await;
     }
@@ -185,24 +166,6 @@ fn segment_of(lab: &Lab, branch: &str) -> (i32, i32) {
 fn clients_of(lab: &Lab, branch: &str) -> Vec<i32> {
     let pids = servers(lab, branch).into_iter().map(|process| process.pid);
     pids.filter(|&pid| title(pid).starts_with("postgres: anabranch ")).collect()
-}
-
-/// Connects as soon as the server takes connections again.
-async fn reconnect(lab: &Lab, branch: &str) -> Client {
-    let begin = Instant::now();
-    loop {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(lab.engine.socket_dir(&key(branch))).port(5432);
-        config.user(compute::engine::BOOTSTRAP_ROLE).password(PASSWORD).dbname("postgres");
-        match config.connect(tokio_postgres::NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return client;
-            }
-            Err(error) => assert!(begin.elapsed() < PATIENCE, "{error:?}"),
-        }
-        pause(5).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,37 +6,15 @@
 
 mod power;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::path::Path;
 
 use e2e::lab::Lab;
 use e2e::power::{Random, Survival};
 use power::{Cut, Run, after_marks, marked};
 use store::fault::Fault;
 
-/// The preload library with faults in it. To be asked for before anything else: it is built by the
-/// user that runs the tests, who may become another afterwards.
 fn planted_shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
-        let built = [&["--offline"][..], &[]].iter().any(|extra| build(&target, extra));
-        assert!(built, "the preload library did not build");
-        target.join("release/libanashim.so")
-    })
-}
-
-fn build(target: &Path, extra: &[&str]) -> bool {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(root)
-        .args(["build", "--quiet", "--release", "--package", "shim", "--features", "plant", "--target-dir"])
-        .arg(target)
-        .args(extra)
-        .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
-    command.status().is_ok_and(|status| status.success())
+    e2e::planted::library(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
 fn lab() -> Lab {

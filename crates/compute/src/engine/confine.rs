@@ -50,9 +50,11 @@ impl Engine {
             );
             read.push(layer);
         }
-        // Whoever records our calls does so in our computes.
-        let recording = std::env::var_os(store::recorder::VARIABLE).map(PathBuf::from);
-        written.extend(recording.as_deref().and_then(Path::parent).map(Path::to_owned));
+        // Whoever records our calls or lets them fail does so in our computes.
+        for name in [store::recorder::VARIABLE, store::failing::VARIABLE] {
+            let file = std::env::var_os(name).map(PathBuf::from);
+            written.extend(file.as_deref().and_then(Path::parent).map(Path::to_owned));
+        }
         let mut closed =
             vec![self.home.path().to_owned(), self.sockets.clone(), PathBuf::from(super::run::MEMORY)];
         // Other daemons of this user have their sockets and keys beside ours.

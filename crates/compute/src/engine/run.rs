@@ -189,8 +189,8 @@ impl Engine {
         if let Some(caches) = self.make_cache_directory(key) {
             env.push(("ANABRANCH_SHIM_CACHE".into(), caches.into_os_string()));
         }
-        // Whoever records or plants faults in us does so in our computes.
-        for name in [store::recorder::VARIABLE, store::fault::VARIABLE] {
+        // Whoever records us, plants faults in us or lets our disk fail does so in our computes.
+        for name in [store::recorder::VARIABLE, store::fault::VARIABLE, store::failing::VARIABLE] {
             if let Some(value) = std::env::var_os(name) {
                 env.push((name.into(), value));
             }
