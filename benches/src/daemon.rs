@@ -1,12 +1,13 @@
 //! Branches behind a daemon: what a user of the API sees.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use client::{Client, Expiry, NewBranch, NewToken, Remote};
+use client::{Client, Expiry, Method, NewBranch, NewToken, Remote};
 use compute::server::Server;
 use tokio::runtime::Handle;
 
@@ -28,6 +29,10 @@ pub struct Daemon {
     client: Client,
     runtime: Handle,
     home: PathBuf,
+    /// How it is started.
+    start: Start,
+    /// Token of a client over HTTP.
+    token: Option<String>,
     /// Project and branch behind each name.
     names: Mutex<HashMap<String, (String, String)>>,
 }
@@ -44,24 +49,22 @@ impl Daemon {
         let home = ground.make("daemon")?;
         let sockets = ground.make("x")?;
         restrict(&sockets)?;
-        let log =
-            std::fs::File::create(ground.path().join("daemon.log")).context("making the daemon's log")?;
-        let errors = log.try_clone().context("making the daemon's log")?;
-        let process = Command::new(program)
-            .arg("--home")
-            .arg(&home)
-            .args(["serve", "--http-port=0", "--pg-port=0", "--owner=bench@localhost", "--pg-bin"])
-            .arg(&server.bin_dir)
-            .args(more)
-            .env("XDG_RUNTIME_DIR", &sockets)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .context(format!("starting {}", program.display()))?;
+        let arguments = [OsString::from("--home"), home.clone().into_os_string()]
+            .into_iter()
+            .chain(
+                ["serve", "--http-port=0", "--pg-port=0", "--owner=bench@localhost", "--pg-bin"]
+                    .map(Into::into),
+            )
+            .chain([server.bin_dir.clone().into_os_string()])
+            .chain(more.iter().map(Into::into))
+            .collect();
+        let log = ground.path().join("daemon.log");
+        let start = Start { program: program.to_owned(), arguments, sockets: sockets.clone(), log };
+        let process = start.spawn()?;
         let client = Client::new(Path::new("/nonexistent"));
         let names = Mutex::default();
-        let mut daemon = Daemon { process, client, runtime: runtime.clone(), home, names };
+        let token = None;
+        let mut daemon = Daemon { process, client, runtime: runtime.clone(), home, start, token, names };
         daemon.await_answer(&sockets)?;
         Ok(daemon)
     }
@@ -95,9 +98,50 @@ impl Daemon {
         let address = status.http.ok_or_else(|| Failure("the daemon serves no HTTP".to_owned()))?;
         let wanted = NewToken { name: "bench".to_owned(), ..NewToken::default() };
         let made = self.runtime.block_on(self.client.create_token(&wanted))?;
-        let remote = Remote::new(&address, Some(made.token)).context("reading the daemon's address")?;
+        self.token = Some(made.token);
+        self.use_http(&address)
+    }
+
+    fn use_http(&mut self, address: &str) -> Result<()> {
+        let remote = Remote::new(address, self.token.clone()).context("reading the daemon's address")?;
         self.client = Client::at(remote);
         Ok(())
+    }
+
+    /// Ends the daemon with its computes and starts it again on the same home. Returns the moment of the
+    /// start; it has answered since.
+    pub fn restart(&mut self) -> Result<Instant> {
+        compute::os::kill(self.process.id().cast_signed(), libc::SIGTERM).context("ending the daemon")?;
+        self.process.wait().context("waiting for the daemon's end")?;
+        let begin = Instant::now();
+        self.process = self.start.spawn()?;
+        let sockets = self.start.sockets.clone();
+        self.await_answer(&sockets)?;
+        if self.token.is_some() {
+            let status = self.runtime.block_on(self.client.status())?;
+            let address = status.http.ok_or_else(|| Failure("the daemon serves no HTTP".to_owned()))?;
+            self.use_http(&address)?;
+        }
+        Ok(begin)
+    }
+
+    /// Asks for one branch.
+    pub fn show(&self, branch: &str) -> Result<()> {
+        let (project, branch) = self.place(branch)?;
+        self.runtime.block_on(self.client.branch(&project, &branch))?;
+        Ok(())
+    }
+
+    /// Asks for all branches of a project; returns how many there are.
+    pub fn list(&self, project: &str) -> Result<usize> {
+        Ok(self.runtime.block_on(self.client.branches(project))?.len())
+    }
+
+    /// Asks for the first page of them; returns how many are on it.
+    pub fn first_page(&self, project: &str) -> Result<usize> {
+        let path = format!("/api/2.0/postgres/projects/{project}/branches");
+        let page = self.runtime.block_on(self.client.raw(Method::GET, &path, None))?;
+        Ok(page["branches"].as_array().map_or(0, Vec::len))
     }
 
     /// Ends the compute of a branch; the next connection starts it.
@@ -131,6 +175,30 @@ impl Daemon {
     fn remember(&self, name: &str, project: &str, branch: &str) {
         let place = (project.to_owned(), branch.to_owned());
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), place);
+    }
+}
+
+/// How a daemon is started.
+struct Start {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    sockets: PathBuf,
+    log: PathBuf,
+}
+
+impl Start {
+    fn spawn(&self) -> Result<Child> {
+        let log = std::fs::File::options().append(true).create(true).open(&self.log);
+        let log = log.context("opening the daemon's log")?;
+        let errors = log.try_clone().context("opening the daemon's log")?;
+        Command::new(&self.program)
+            .args(&self.arguments)
+            .env("XDG_RUNTIME_DIR", &self.sockets)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .context(format!("starting {}", self.program.display()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod clock;
 mod daemon;
+mod daemon_facts;
 mod disk;
 mod failure;
 mod figures;
@@ -28,7 +29,7 @@ use clap::Parser;
 use bench::Bench;
 use failure::Result;
 use figures::{
-    connect, create, crowd, first_row, gate, http_create, idle, micro, proxy, sizes, space, throughput,
+    connect, create, crowd, first_row, gate, http_create, idle, many, micro, proxy, sizes, space, throughput,
     turns, wake,
 };
 use options::{Options, Run, What};
@@ -73,6 +74,7 @@ fn run(what: What) -> Result<()> {
         What::Idle(run) => measure(run, &[idle::measure]),
         What::Crowd(run) => measure(run, &[crowd::measure]),
         What::Turns(run) => measure(run, &[turns::measure]),
+        What::Many(run) => measure(run, &[many::measure]),
         What::Door(run) => measure(run, &DOOR),
         What::All(run) => {
             let mut figures: Vec<Figure> = vec![

@@ -42,7 +42,9 @@ pub enum What {
     Crowd(Run),
     /// Many clients at once, a branch each, with room for few
     Turns(Run),
-    /// The seven that need --daemon
+    /// Each step with ten and with very many branches, many awake at once, clients that come and go
+    Many(Run),
+    /// Seven of those that need --daemon
     Door(Run),
     /// Everything; what needs --daemon only with it
     All(Run),
@@ -78,6 +80,9 @@ pub struct Run {
     /// Seconds of each run of a load
     #[arg(long)]
     pub seconds: Option<u64>,
+    /// Branches that `many` makes
+    #[arg(long, value_name = "NUMBER")]
+    pub branches: Option<u32>,
     /// Directory for data, on the disk to be measured; made and removed
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

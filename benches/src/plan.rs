@@ -55,6 +55,18 @@ pub struct Plan {
     pub work_rows: u32,
     /// Clients that come at once, each to a branch of its own, with room for a few.
     pub turns: u32,
+    /// Branches of `many`.
+    pub many: u32,
+    /// Of these, how many are written to.
+    pub many_written: u32,
+    /// And how many are awake at once.
+    pub many_awake: u32,
+    /// Samples of each step of `many`.
+    pub many_steps: u32,
+    /// How long its daemon is watched at rest.
+    pub many_pause: Duration,
+    /// How long its clients create and delete.
+    pub many_churn: Duration,
     /// What is less than in full.
     pub reductions: Vec<String>,
 }
@@ -69,7 +81,9 @@ impl Plan {
         if let Some(seconds) = run.seconds {
             let length = Duration::from_secs(seconds.max(1));
             (plan.tpcb, plan.select, plan.gate) = (length, length, length);
+            plan.many_churn = length;
         }
+        plan.many = run.branches.unwrap_or(plan.many);
         plan.reductions = plan.reductions_from(&full);
         plan
     }
@@ -97,6 +111,12 @@ impl Plan {
             crowd: 16,
             work_rows: 2_000_000,
             turns: 200,
+            many: 10_000,
+            many_written: 1000,
+            many_awake: 200,
+            many_steps: 50,
+            many_pause: Duration::from_secs(30),
+            many_churn: Duration::from_secs(120),
             reductions: Vec::new(),
         }
     }
@@ -124,6 +144,12 @@ impl Plan {
             crowd: 4,
             work_rows: 200_000,
             turns: 20,
+            many: 60,
+            many_written: 3,
+            many_awake: 3,
+            many_steps: 10,
+            many_pause: Duration::from_secs(4),
+            many_churn: Duration::from_secs(5),
             reductions: Vec::new(),
         }
     }
@@ -150,6 +176,18 @@ impl Plan {
             ("a TPC-B run", self.tpcb < full.tpcb, seconds(self.tpcb), seconds(full.tpcb)),
             ("a select-only run", self.select < full.select, seconds(self.select), seconds(full.select)),
             ("a run with cuts", self.gate < full.gate, seconds(self.gate), seconds(full.gate)),
+            (
+                "clients that come and go",
+                self.many_churn < full.many_churn,
+                seconds(self.many_churn),
+                seconds(full.many_churn),
+            ),
+            (
+                "a rest of many branches",
+                self.many_pause < full.many_pause,
+                seconds(self.many_pause),
+                seconds(full.many_pause),
+            ),
             ("warm-up", self.warm_up < full.warm_up, seconds(self.warm_up), seconds(full.warm_up)),
             (
                 "fresh branches a round",
@@ -166,6 +204,10 @@ impl Plan {
             ("branches at once", self.crowd, full.crowd),
             ("rows of work", self.work_rows, full.work_rows),
             ("clients that take turns", self.turns, full.turns),
+            ("branches of many", self.many, full.many),
+            ("of these written", self.many_written, full.many_written),
+            ("of these awake", self.many_awake, full.many_awake),
+            ("steps with many", self.many_steps, full.many_steps),
         ];
         let counts = counts.map(|(what, is, should)| (what, is < should, is.to_string(), should.to_string()));
         pairs
@@ -193,6 +235,7 @@ mod tests {
             rounds: None,
             scale: None,
             seconds: None,
+            branches: None,
             dir: None,
             out: "x".into(),
             pg_bin: None,
@@ -206,7 +249,7 @@ mod tests {
     fn every_reduction_is_named_and_full_has_none() {
         assert_eq!(Plan::of(&run(false)).reductions, [""; 0]);
         let quick = Plan::of(&run(true)).reductions;
-        assert_eq!(quick.len(), 17, "{quick:?}");
+        assert_eq!(quick.len(), 23, "{quick:?}");
         assert_eq!(quick[0], "rounds: 2 instead of 5");
         let fewer = Plan::of(&Run { rounds: Some(3), ..run(false) }).reductions;
         assert_eq!(fewer, ["rounds: 3 instead of 5"]);

@@ -30,6 +30,16 @@ pub enum Line {
     Sized(Sized),
     Neighbours(Neighbours),
     Turns(Turns),
+    Many(Many),
+}
+
+/// A step, or a figure of the daemon, with so many branches there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Many {
+    pub branches: u32,
+    pub what: String,
+    pub unit: String,
+    pub values: Vec<f64>,
 }
 
 /// Circumstances of a run; the first line of each.

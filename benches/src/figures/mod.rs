@@ -7,6 +7,7 @@ pub mod first_row;
 pub mod gate;
 pub mod http_create;
 pub mod idle;
+pub mod many;
 pub mod micro;
 pub mod proxy;
 pub mod sizes;
@@ -47,6 +48,7 @@ pub fn tables(lines: &[Line]) -> Vec<Table> {
         turns::tables(lines),
         idle::tables(lines),
         proxy::tables(lines),
+        many::tables(lines),
     ];
     all.into_iter().flatten().filter(|table| !table.is_empty()).collect()
 }
