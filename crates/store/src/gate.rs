@@ -363,6 +363,15 @@ impl Closed<'_> {
         let top = switched.ok_or(GiveUp::Lost)?;
         Ok(top)
     }
+
+    /// Opens the gate without a switch.
+    ///
+    /// # Errors
+    /// [`GiveUp::Lost`] when the gate had been forced open: calls may have been inside since.
+    pub fn reopen(self) -> std::result::Result<(), GiveUp> {
+        let reopened = protocol::reopen(&self.gate.header().state, self.state);
+        if reopened { Ok(()) } else { Err(GiveUp::Lost) }
+    }
 }
 
 impl Drop for Closed<'_> {

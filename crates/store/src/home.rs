@@ -6,7 +6,7 @@
 //! start) or while a cut in progress holds a lease on it. The layers that a branch writes lie in one
 //! directory, its group, whose number is that of the first of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,24 @@ pub struct Prepared {
     pub sealed: Vec<Entry>,
     /// The parent's next open layer.
     pub next: Entry,
+}
+
+/// What the removal of a branch would free.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Going {
+    /// Layers that nothing else names.
+    pub layers: BTreeSet<LayerId>,
+    /// Groups of which nothing is left then.
+    pub groups: Vec<u32>,
+}
+
+impl Prepared {
+    /// The same for a cut that found the top layer empty and left it open.
+    #[must_use]
+    pub fn without_top(mut self) -> Prepared {
+        self.sealed.pop();
+        self
+    }
 }
 
 /// What opening a home cleaned up.
@@ -355,6 +373,23 @@ impl Home {
             return Err(errno);
         }
         Ok(Prepared { sealed, next })
+    }
+
+    /// For a branch that nothing runs of: where its open layer holds nothing, what there is to share is
+    /// sealed already, and a cut needs no next layer.
+    pub fn unused_top(&self, name: &str) -> Result<Option<Prepared>> {
+        let manifest = self.manifest(name)?;
+        let Some((next, sealed)) = manifest.entries.split_last() else { return Ok(None) };
+        if sealed.is_empty() {
+            return Ok(None);
+        }
+        let layer = Layer::open(self.layers, next.layer)?;
+        let mut unused = layer.arena().is_some();
+        list_native(layer.files, &RelPath::ROOT, &mut |_, _| {
+            unused = false;
+            Ok(())
+        })?;
+        Ok(unused.then(|| Prepared { sealed: sealed.to_vec(), next: *next }))
     }
 
     /// The manifest of a child of a cut: the sealed layers and an open one of its own, which is not

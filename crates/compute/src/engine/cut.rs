@@ -49,6 +49,9 @@ struct Seen {
     tail: Option<(Lsn, Box<Page>)>,
     drain: Duration,
     closed: Duration,
+    /// Whether the parent goes on in its next layer. Where nothing was written since the last cut the child
+    /// has all it needs in the layers below, and the parent keeps its own.
+    sealed: bool,
 }
 
 impl Engine {
@@ -190,11 +193,18 @@ impl Engine {
                 let why = "its server ended while it was being cut; try again".to_owned();
                 return Err(Error::Refused(parent.to_string(), why));
             }
-            let prepared = self.prepare(parent, None)?;
+            // Where nothing was written since the last seal, there is nothing to seal.
+            let unused = self.home.unused_top(parent.as_str());
+            let prepared =
+                match unused.context(|| format!("could not look at the layer of branch {parent}"))? {
+                    Some(prepared) => prepared,
+                    None => self.prepare(parent, None)?,
+                };
             let below = prepared.next.slot;
             let control = read_control(&stack, below)?;
             let mark = self.written_end(parent, record, &control)?;
-            let seen = Seen { control, mark, tail: None, drain: Duration::ZERO, closed: Duration::ZERO };
+            let (drain, closed) = (Duration::ZERO, Duration::ZERO);
+            let seen = Seen { control, mark, tail: None, drain, closed, sealed: true };
             return Ok((prepared, seen));
         }
         let gate = self.gate(parent)?;
@@ -203,6 +213,7 @@ impl Engine {
         for pause in PAUSES {
             let prepared = self.prepare(parent, Some(gate.top_slot()))?;
             match self.cut_once(parent, record, &gate, &stack)? {
+                Ok(seen) if !seen.sealed => return Ok((prepared.without_top(), seen)),
                 Ok(seen) => return Ok((prepared, seen)),
                 Err(reason) => last = reason,
             }
@@ -257,6 +268,7 @@ impl Engine {
             0 => Some(self.written_end(parent, record, &control)?),
             _ => None,
         };
+        let below_top = stack.entries().iter().any(|entry| entry.slot < top);
         gate.wait_for_quiet(PATIENCE, DRAIN_LIMIT);
         let started = Instant::now();
         let closed = match gate.close(DRAIN_LIMIT) {
@@ -265,7 +277,7 @@ impl Engine {
         };
         let drain = started.elapsed();
         reached(Moment::GateClosed);
-        // From here to the switch writers wait: two small reads.
+        // From here to the switch writers wait: two small reads, and a look at a directory.
         let control = read_control(stack, top + 1)?;
         let now = match (mark(), read_before) {
             (0, Some(end)) => end,
@@ -273,10 +285,13 @@ impl Engine {
             (mark, _) => Lsn(mark),
         };
         let tail = self.tail_page(parent, record, control.timeline, now)?;
-        Ok(closed.switch().map(|_| {
+        let what = || format!("could not look at the layer of branch {parent}");
+        let unused = below_top && stack.layer(top).and_then(Layer::is_unused).context(what)?;
+        let opened = if unused { closed.reopen() } else { closed.switch().map(drop) };
+        Ok(opened.map(|()| {
             let closed = started.elapsed();
             reached(Moment::GateSwitched);
-            Seen { control, mark: now, tail, drain, closed }
+            Seen { control, mark: now, tail, drain, closed, sealed: !unused }
         }))
     }
 

@@ -193,6 +193,16 @@ impl Layer {
         }
     }
 
+    /// Whether nothing was ever written to it.
+    pub fn is_unused(&self) -> Result<bool> {
+        let mut unused = true;
+        self.list(&RelPath::ROOT, &mut |_, _| {
+            unused = false;
+            Ok(())
+        })?;
+        Ok(unused)
+    }
+
     /// What this layer holds under `path`; `None` when it says nothing about it.
     pub fn find(&self, path: &RelPath) -> Result<Option<Found>> {
         let found = match &self.body {
