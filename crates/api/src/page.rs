@@ -24,6 +24,28 @@ pub(crate) struct PageQuery {
     pub scope: String,
 }
 
+impl PageQuery {
+    /// The place that the page begins after, and its greatest length.
+    pub fn bounds(&self, key: &str) -> Result<(Option<Place>, usize), ApiError> {
+        let size = match self.page_size.unwrap_or(0) {
+            0 => MAX_PAGE,
+            asked if asked > 0 => usize::try_from(asked).unwrap_or(MAX_PAGE).min(MAX_PAGE),
+            asked => {
+                return Err(ApiError::invalid(format!(
+                    "Field 'page_size' must not be negative, got {asked}."
+                )));
+            }
+        };
+        let token = self.page_token.as_deref().filter(|token| !token.is_empty());
+        Ok((token.map(|token| parse_token(token, self.list(key))).transpose()?, size))
+    }
+
+    /// Which list this is a page of.
+    fn list(&self, key: &str) -> u32 {
+        short_hash(format!("{key} {} {}", self.show_deleted, self.scope).as_bytes())
+    }
+}
+
 /// The page asked for, of the list at the request's path.
 pub(crate) struct Paged(pub PageQuery);
 
@@ -48,16 +70,7 @@ pub(crate) fn page<T>(
     place: impl Fn(&T) -> Place,
     render: impl Fn(&T) -> Value,
 ) -> Result<Value, ApiError> {
-    let size = match query.page_size.unwrap_or(0) {
-        0 => MAX_PAGE,
-        asked if asked > 0 => usize::try_from(asked).unwrap_or(MAX_PAGE).min(MAX_PAGE),
-        asked => {
-            return Err(ApiError::invalid(format!("Field 'page_size' must not be negative, got {asked}.")));
-        }
-    };
-    let scope = short_hash(format!("{key} {} {}", query.show_deleted, query.scope).as_bytes());
-    let token = query.page_token.as_deref().filter(|token| !token.is_empty());
-    let after = token.map(|token| parse_token(token, scope)).transpose()?;
+    let (after, size) = query.bounds(key)?;
     let mut rest = items.iter().filter(|item| after.as_ref().is_none_or(|after| place(item) > *after));
     let shown: Vec<&T> = rest.by_ref().take(size).collect();
     let mut body = Map::new();
@@ -66,7 +79,7 @@ pub(crate) fn page<T>(
         let (time, uid) = place(last);
         body.insert(
             "next_page_token".to_owned(),
-            format!("{scope:08x}.{}.{uid}", time.as_microsecond()).into(),
+            format!("{:08x}.{}.{uid}", query.list(key), time.as_microsecond()).into(),
         );
     }
     Ok(Value::Object(body))

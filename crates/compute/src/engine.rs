@@ -5,6 +5,7 @@
 //! asynchronous callers use a blocking thread. Every call is safe to repeat.
 
 mod assemble;
+mod attention;
 mod compact;
 mod confine;
 mod create;

@@ -3,6 +3,7 @@
 //! A server process belongs to a data directory when that directory is its working directory: Postgres
 //! goes there at its start, every child inherits it, and it outlives a daemon that forgot everything.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -398,6 +399,30 @@ fn proportional_memory(pid: i32) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kib = line.and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024
+}
+
+/// Directories in which server processes run, whosever they are, with device and inode: one pass over the
+/// process table.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn server_directories() -> Result<BTreeMap<PathBuf, (u64, u64)>, Error> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").map_err(io("listing", Path::new("/proc")))?.flatten() {
+        if entry.file_name().to_str().is_none_or(|name| name.parse::<i32>().is_err()) {
+            continue;
+        }
+        let (place, cwd) = (entry.path(), entry.path().join("cwd"));
+        // Gone by now, or another user's and so not ours.
+        let Ok(directory) = std::fs::read_link(&cwd) else { continue };
+        if !found.contains_key(&directory)
+            && is_postgres(&place.join("exe"))
+            && let Ok(facts) = std::fs::metadata(&cwd)
+        {
+            found.insert(directory, (facts.dev(), facts.ino()));
+        }
+    }
+    Ok(found)
 }
 
 fn list_processes(data_directory: &Path) -> std::io::Result<Vec<ProcessInfo>> {

@@ -69,8 +69,7 @@ impl Computes {
 
     pub fn slot(&self, branch: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(Slot::new(Arc::clone(&self.clock), Arc::clone(&self.changed)));
-        Arc::clone(slots.entry(branch.to_owned()).or_insert_with(make))
+        Arc::clone(slots.entry(branch.to_owned()).or_insert_with(|| self.unknown()))
     }
 
     /// Counts as a connection for as long as the value lives.
@@ -83,6 +82,29 @@ impl Computes {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let awake = slots.iter().filter(|(_, slot)| slot.phase() == Phase::Awake);
         awake.map(|(branch, slot)| (branch.clone(), Arc::clone(slot))).collect()
+    }
+
+    /// What is known of a compute, if anybody has ever wanted it.
+    pub fn known(&self, branch: &str) -> Option<Arc<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(branch).map(Arc::clone)
+    }
+
+    /// A compute of which nothing is known.
+    pub fn unknown(&self) -> Arc<Slot> {
+        Arc::new(Slot::new(Arc::clone(&self.clock), Arc::clone(&self.changed)))
+    }
+
+    /// All computes that anybody has ever wanted, by branch.
+    pub fn all(&self) -> Vec<(String, Arc<Slot>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().map(|(branch, slot)| (branch.clone(), Arc::clone(slot))).collect()
+    }
+
+    /// Branches whose compute does not just sleep, or that somebody is starting or stopping.
+    pub fn stirring(&self) -> Vec<String> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let stirring = |slot: &Slot| slot.phase() != Phase::Asleep || slot.turn.try_lock().is_err();
+        slots.iter().filter(|(_, slot)| stirring(slot)).map(|(branch, _)| branch.clone()).collect()
     }
 
     /// Forgets a branch that is gone.
@@ -100,7 +122,7 @@ impl Computes {
 
     /// When the compute was in use, started and suspended.
     pub fn times(&self, branch: &str) -> ComputeTimes {
-        let slot = self.slot(branch);
+        let Some(slot) = self.known(branch) else { return ComputeTimes::default() };
         let notes = slot.notes();
         ComputeTimes {
             last_active: notes.active.map(|moment| moment.wall),

@@ -1,13 +1,13 @@
 //! The address of each endpoint: a listener that hands what comes to the front.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::app::Control;
@@ -25,96 +25,138 @@ const ADDRESS_BITS: u32 = 22;
 const ADDRESSES_PER_PORT: usize = 64;
 const PORTS: u16 = 64;
 
-/// Open listeners by endpoint.
+/// Clients that may wait to be let in at one address.
+const QUEUE: u32 = 1024;
+
+/// Open listeners.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    open: Mutex<HashMap<String, Listening>>,
+    /// By endpoint.
+    open: Mutex<HashMap<String, JoinHandle<()>>>,
+    /// Branches for which listening failed, to be tried again.
+    missing: Mutex<HashSet<String>>,
     /// Held while listeners are opened or closed, so that none is opened twice, or for a branch
     /// that was just deleted.
-    turn: tokio::sync::Mutex<()>,
-}
-
-struct Listening {
-    address: Address,
-    task: JoinHandle<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Listeners {
-    fn address(&self, endpoint: &str) -> Option<Address> {
-        self.lock().get(endpoint).map(|listening| listening.address)
-    }
-
     fn close(&self, endpoint: &str) {
-        if let Some(listening) = self.lock().remove(endpoint) {
-            listening.task.abort();
+        if let Some(task) = self.lock().remove(endpoint) {
+            task.abort();
         }
     }
 
     pub fn close_all(&self) {
-        for (_, listening) in self.lock().drain() {
-            listening.task.abort();
+        for (_, task) in self.lock().drain() {
+            task.abort();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Listening>> {
+    /// Whether all endpoints of a branch are listened for.
+    fn note(&self, branch: &str, complete: bool) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if complete {
+            missing.remove(branch);
+        } else {
+            missing.insert(branch.to_owned());
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, JoinHandle<()>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Control {
-    /// Listens for every endpoint of a branch that is not listened for yet.
+    /// Listens for every endpoint of a branch that is not listened for yet. Where that fails it is tried again
+    /// by [`Control::open_missing_endpoints`].
     pub(crate) async fn open_endpoints(self: &Arc<Self>, branch: &str) -> Result<(), Error> {
-        let _turn = self.listeners.turn.lock().await;
+        let turn = Arc::clone(&self.listeners.turn).lock_owned().await;
         let uid = branch.to_owned();
-        let (rows, taken) = self
+        let outcome = self
             .blocking(move |control| {
-                control.db.read(|c| match branches::by_uid(c, &uid)? {
-                    Some(branch) if branch.state != State::Deleted => {
-                        Ok((endpoints::list(c, &uid)?, endpoints::addresses(c)?))
-                    }
-                    _ => Ok((Vec::new(), Vec::new())),
-                })
+                let _turn = turn;
+                let rows = control.db.read(|c| match branches::by_uid(c, &uid)? {
+                    Some(branch) if branch.state != State::Deleted => endpoints::list(c, &uid),
+                    _ => Ok(Vec::new()),
+                })?;
+                rows.into_iter().try_for_each(|endpoint| control.open_endpoint(endpoint))
             })
-            .await?;
-        for endpoint in rows {
-            if self.listeners.address(&endpoint.uid).is_none() {
-                self.open_endpoint(endpoint, &taken).await?;
+            .await;
+        self.listeners.note(branch, outcome.is_ok());
+        outcome
+    }
+
+    /// Listens for every endpoint of every branch that can be used.
+    pub(crate) async fn open_all_endpoints(self: &Arc<Self>) -> Result<(), Error> {
+        let turn = Arc::clone(&self.listeners.turn).lock_owned().await;
+        self.blocking(move |control| {
+            let _turn = turn;
+            for endpoint in control.db.read(endpoints::of_ready_branches)? {
+                let (branch, uid) = (endpoint.branch.clone(), endpoint.uid.clone());
+                let outcome = control.open_endpoint(endpoint);
+                control.listeners.note(&branch, outcome.is_ok());
+                if let Err(error) = outcome {
+                    tracing::error!(branch, endpoint = uid, %error, "nobody can connect to this branch");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tries again where listening failed.
+    pub(crate) async fn open_missing_endpoints(self: &Arc<Self>) -> Result<(), Error> {
+        for branch in self.listeners.missing() {
+            if self.watch.is_stopped() {
+                break;
+            }
+            if let Err(error) = self.open_endpoints(&branch).await {
+                tracing::error!(branch, %error, "nobody can connect to this branch");
             }
         }
         Ok(())
     }
 
-    async fn open_endpoint(self: &Arc<Self>, mut endpoint: Endpoint, taken: &[Address]) -> Result<(), Error> {
-        let (listener, address) = self.bind(endpoint.address, taken).await?;
+    /// For the holder of the turn, where blocking is allowed.
+    fn open_endpoint(self: &Arc<Self>, mut endpoint: Endpoint) -> Result<(), Error> {
+        if self.listeners.lock().contains_key(&endpoint.uid) {
+            return Ok(());
+        }
+        let (listener, address) = self.bind(&endpoint)?;
         if endpoint.address != Some(address) {
             if let Some(before) = endpoint.address {
                 tracing::warn!(endpoint = endpoint.uid, %before.host, before.port, %address.host, address.port,
                     "the endpoint's address was taken; it has a new one");
             }
             endpoint.address = Some(address);
-            let row = endpoint.clone();
             // Lost with the power, it would only mean another address.
-            self.blocking(move |control| control.db.write_soon(|tx| endpoints::update(tx, &row))).await?;
+            self.db.write_soon(|tx| endpoints::update(tx, &endpoint))?;
         }
         let task = tokio::spawn(accept(Arc::clone(self), listener, endpoint.uid.clone()));
-        let listening = Listening { address, task };
-        if let Some(earlier) = self.listeners.lock().insert(endpoint.uid, listening) {
-            earlier.task.abort();
-        }
+        self.listeners.lock().insert(endpoint.uid, task);
         Ok(())
     }
 
-    async fn bind(&self, kept: Option<Address>, taken: &[Address]) -> Result<(TcpListener, Address), Error> {
+    fn bind(&self, endpoint: &Endpoint) -> Result<(TcpListener, Address), Error> {
         let mut last = None;
-        for (host, port) in candidates(&self.settings.home, self.settings.pg_port, kept, taken) {
-            match TcpListener::bind(SocketAddr::new(host, port)).await {
-                Ok(listener) => {
-                    let port = listener
-                        .local_addr()
-                        .map_err(|source| Error::io("cannot read a listener's address", source))?
-                        .port();
-                    return Ok((listener, Address { host, port }));
-                }
+        for (host, port) in
+            candidates(&self.settings.home, &endpoint.uid, self.settings.pg_port, endpoint.address)
+        {
+            let is_kept = endpoint.address == Some(Address { host, port });
+            // Not one that another endpoint keeps, which may be not listened for just now.
+            if !is_kept && self.db.read(|c| endpoints::is_taken(c, host, port))? {
+                continue;
+            }
+            let bound = listen(SocketAddr::new(host, port))
+                .and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
+            match bound {
+                Ok((port, listener)) => return Ok((listener, Address { host, port })),
                 Err(error) => last = Some(error),
             }
         }
@@ -130,28 +172,34 @@ impl Control {
         for endpoint in rows {
             self.listeners.close(&endpoint.uid);
         }
+        self.listeners.note(branch, true);
         Ok(())
     }
 }
 
-/// Addresses to try, best first: the kept one, then new ones from an offset that differs by home,
-/// so that daemons of several homes seldom meet.
+/// As [`TcpListener::bind`], which is asynchronous only for names.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
+}
+
+/// Addresses to try, best first: the kept one, then new ones from an offset that differs by home and endpoint,
+/// so that endpoints seldom meet, neither those of one daemon nor those of several.
 fn candidates(
     home: &Path,
+    endpoint: &str,
     port: u16,
     kept: Option<Address>,
-    taken: &[Address],
 ) -> impl Iterator<Item = (IpAddr, u16)> {
-    let offset = short_hash(home.as_os_str().as_bytes());
+    let offset = short_hash(&[home.as_os_str().as_bytes(), b"\n", endpoint.as_bytes()].concat());
     let ports = if port == 0 { 0..=0 } else { port..=port.saturating_add(PORTS) };
     let fresh = ports.flat_map(move |port| {
         let usable =
             (0u32..).map(move |step| offset.wrapping_add(step) % (1 << ADDRESS_BITS)).filter(is_usable);
         usable
             .map(move |place| (IpAddr::V4(Ipv4Addr::from(FIRST_ADDRESS + place)), port))
-            .filter(move |(host, port)| {
-                !taken.iter().any(|other| other.host == *host && (other.port == *port || *port == 0))
-            })
             .take(ADDRESSES_PER_PORT)
     });
     kept.map(|address| (address.host, address.port)).into_iter().chain(fresh)
@@ -184,14 +232,10 @@ async fn accept(control: Arc<Control>, listener: TcpListener, endpoint: String) 
 mod tests {
     use super::*;
 
-    fn address(host: &str, port: u16) -> Address {
-        Address { host: host.parse().unwrap(), port }
-    }
-
     #[test]
     fn every_candidate_is_in_the_block_and_new() {
         let home = Path::new("/home/ana");
-        let all: Vec<_> = candidates(home, 5432, None, &[]).collect();
+        let all: Vec<_> = candidates(home, "ep-1", 5432, None).collect();
         assert_eq!(all.len(), ADDRESSES_PER_PORT * (usize::from(PORTS) + 1));
         for (host, _) in &all {
             let IpAddr::V4(v4) = host else { panic!("{host}") };
@@ -205,19 +249,19 @@ mod tests {
     }
 
     #[test]
-    fn the_kept_address_comes_first_and_taken_ones_never() {
-        let home = Path::new("/home/ana");
-        let first: Vec<_> = candidates(home, 5432, None, &[]).take(2).collect();
-        let taken = [Address { host: first[0].0, port: 5432 }];
-        assert_eq!(candidates(home, 5432, None, &taken).next(), Some(first[1]));
-        let kept = address("127.99.1.1", 5433);
-        assert_eq!(candidates(home, 5432, Some(kept), &taken).next(), Some((kept.host, 5433)));
+    fn the_kept_address_comes_first() {
+        let kept = Address { host: "127.99.1.1".parse().unwrap(), port: 5433 };
+        let mut all = candidates(Path::new("/home/ana"), "ep-1", 5432, Some(kept));
+        assert_eq!(all.next(), Some((kept.host, kept.port)));
+        assert_eq!(all.next(), candidates(Path::new("/home/ana"), "ep-1", 5432, None).next());
     }
 
     #[test]
-    fn homes_begin_at_different_places() {
-        let one = candidates(Path::new("/a"), 5432, None, &[]).next();
-        let two = candidates(Path::new("/b"), 5432, None, &[]).next();
-        assert_ne!(one, two);
+    fn homes_and_endpoints_begin_at_different_places() {
+        let first = |home: &str, endpoint: &str| candidates(Path::new(home), endpoint, 5432, None).next();
+        assert_ne!(first("/a", "ep-1"), first("/b", "ep-1"));
+        // So many that looking for a free one hardly ever takes a second look.
+        let places: HashSet<_> = (0..1000).map(|number| first("/a", &format!("ep-{number}"))).collect();
+        assert!(places.len() > 990, "{}", places.len());
     }
 }

@@ -1,5 +1,6 @@
 //! What the daemon counts, and how it is written for Prometheus.
 
+mod process;
 mod text;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::computes::{Cause, Phase};
 use crate::db::{branches, projects};
 use crate::error::{ConnectError, Error};
 use crate::model::State;
+use process::ProcessFacts;
 use text::{Kind, Text};
 
 /// Upper bounds of the buckets of durations, seconds.
@@ -131,8 +133,22 @@ impl Control {
     fn write_gauges(&self, text: &mut Text) -> Result<(), Error> {
         let (count, live) = self.db.read(|c| {
             let count = projects::list(c, false)?.len();
-            Ok((count, branches::in_state(c, State::Ready)?))
+            Ok((count, branches::uids(c, State::Ready)?))
         })?;
+        if let Ok(facts) = ProcessFacts::read() {
+            text.family("process_resident_bytes", Kind::Gauge, "Memory of the daemon.");
+            text.sample(&[], facts.resident_bytes as f64);
+            text.family(
+                "process_open_fds",
+                Kind::Gauge,
+                "Open descriptors of the daemon; each endpoint has one.",
+            );
+            text.sample(&[], facts.descriptors as f64);
+            text.family("process_max_fds", Kind::Gauge, "Most descriptors that the daemon may have.");
+            text.sample(&[], facts.most_descriptors as f64);
+            text.family("process_threads", Kind::Gauge, "Threads of the daemon.");
+            text.sample(&[], facts.threads as f64);
+        }
         text.family("build_info", Kind::Gauge, "Version of the daemon.");
         text.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         text.family("projects", Kind::Gauge, "Projects.");
@@ -140,14 +156,15 @@ impl Control {
         text.family("branches", Kind::Gauge, "Branches that can be used.");
         text.sample(&[], live.len() as f64);
         let mut phases = BTreeMap::from(Phase::ALL.map(|phase| (phase.as_str(), 0u64)));
-        let (mut open, mut waiting, mut bytes) = (0, 0, 0);
-        for branch in &live {
-            let slot = self.computes.slot(&branch.uid);
+        let (mut open, mut waiting, mut known) = (0, 0, 0);
+        for (_, slot) in self.computes.all().into_iter().filter(|(branch, _)| live.contains(branch)) {
             *phases.entry(slot.phase().as_str()).or_default() += 1;
             open += slot.connections().saturating_sub(slot.waiting());
             waiting += slot.waiting();
-            bytes += self.sizes.last_known(&branch.uid);
+            known += 1;
         }
+        // Of the others nobody has wanted the compute yet.
+        *phases.entry(Phase::Asleep.as_str()).or_default() += live.len() as u64 - known;
         text.family("computes", Kind::Gauge, "Computes of usable branches by state.");
         for (phase, number) in phases {
             text.sample(&[("state", phase)], number as f64);
@@ -161,7 +178,7 @@ impl Control {
             Kind::Gauge,
             "Disk space of all branches as last counted, shared layers once for each branch.",
         );
-        text.sample(&[], bytes as f64);
+        text.sample(&[], self.sizes.total() as f64);
         let room = self.room();
         text.family(
             "memory_reckoned_bytes",

@@ -206,7 +206,7 @@ impl Control {
             outcomes.push(("tokens and keys", self.maintain_tokens().await));
         }
         outcomes.push(("deletes", self.finish_deletes().await));
-        outcomes.push(("endpoints", self.open_all_endpoints().await));
+        outcomes.push(("endpoints", self.open_missing_endpoints().await));
         outcomes.push(("old operations", self.prune_operations().await));
         let mut first = Ok(());
         for (step, outcome) in outcomes {
@@ -246,11 +246,10 @@ impl Control {
             let on_disk: HashSet<String> =
                 control.engine.keys()?.into_iter().map(|key| key.as_str().to_owned()).collect();
             let with_keys: HashSet<String> = control.keys.branches()?.into_iter().collect();
-            for uid in on_disk.union(&with_keys) {
-                if !control.db.read(|c| branches::exists(c, uid))? {
-                    tracing::warn!(branch = uid, "removing data that belongs to no branch");
-                    control.undo_branch_files(uid)?;
-                }
+            let known = control.db.read(branches::all_uids)?;
+            for uid in on_disk.union(&with_keys).filter(|uid| !known.contains(*uid)) {
+                tracing::warn!(branch = uid, "removing data that belongs to no branch");
+                control.undo_branch_files(uid)?;
             }
             Ok(())
         })
@@ -363,8 +362,17 @@ impl Control {
     /// Stops what still runs of deleted branches. Only at start: an earlier daemon may have died between
     /// the row and the deed, and where a branch expired, or went with its parent, no operation tells.
     async fn stop_deleted(self: &Arc<Self>) -> Result<(), Error> {
-        let rows =
-            self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Deleted))).await?;
+        let rows = self
+            .blocking(|control| {
+                let alive = control.engine.with_processes()?;
+                let mut rows = control.db.read(|c| branches::in_state(c, State::Deleted))?;
+                rows.retain(|branch| {
+                    key_of(&branch.uid)
+                        .is_ok_and(|key| alive.contains(&key) || control.engine.may_have_run(&key))
+                });
+                Ok(rows)
+            })
+            .await?;
         for branch in rows.into_iter().rev() {
             if let Err(error) = self.stop_deleted_branch(&branch.uid).await {
                 tracing::error!(branch = branch.uid, %error, "the compute of a deleted branch did not stop");
@@ -414,20 +422,6 @@ impl Control {
                 false
             }
         }
-    }
-
-    /// Listens for every live branch.
-    async fn open_all_endpoints(self: &Arc<Self>) -> Result<(), Error> {
-        let rows = self.blocking(|control| control.db.read(|c| branches::in_state(c, State::Ready))).await?;
-        for branch in rows {
-            if key_of(&branch.uid).is_err() || self.watch.is_stopped() {
-                continue;
-            }
-            if let Err(error) = self.open_endpoints(&branch.uid).await {
-                tracing::error!(branch = branch.uid, %error, "nobody can connect to this branch");
-            }
-        }
-        Ok(())
     }
 }
 

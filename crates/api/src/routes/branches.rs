@@ -155,7 +155,9 @@ async fn list(
     Path(project): Path<String>,
     Paged(query): Paged,
 ) -> Result<Json<Value>, ApiError> {
-    let all = local.control.branches(project, query.show_deleted).await?;
+    let (after, size) = query.bounds("branches")?;
+    // One more than is shown says whether there is a next page.
+    let all = local.control.branches(project, query.show_deleted, after, size + 1).await?;
     let place = |view: &BranchView| (view.branch.create_time, view.branch.uid.clone());
     Ok(Json(page("branches", all, &query, place, resources::branch)?))
 }

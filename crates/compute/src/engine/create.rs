@@ -38,6 +38,7 @@ impl Engine {
             fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
         }
         let made = self.build_root(key, &new, server, admin_password);
+        self.attention.call(key);
         if made.is_err() {
             // Best effort: the next start of the daemon sweeps what is left.
             let _ = fs::remove_dir_all(&new);

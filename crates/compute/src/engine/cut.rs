@@ -75,6 +75,9 @@ impl Engine {
         }
         let made = self.cut_into(parent, child, &new);
         self.may_compact(parent);
+        // What was sealed is looked after under either name: one of the two may go.
+        self.attention.call(parent);
+        self.attention.call(child);
         if made.is_err() {
             // Best effort: the next start of the daemon sweeps what is left.
             let _ = fs::remove_dir_all(&new);

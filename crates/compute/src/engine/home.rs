@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,8 +14,10 @@ use store::layer::{Layer, seal};
 use store::manifest::Manifest;
 use store::sys;
 
+use super::attention::Attention;
 use super::{BranchKey, Error};
 use crate::limits::{Limiter, Limits};
+use crate::process;
 
 /// The branches of one home.
 pub struct Engine {
@@ -38,6 +40,7 @@ pub struct Engine {
     pub(super) looked_over: Mutex<Instant>,
     /// Where the WAL of each running branch ended in the last round of maintenance.
     wal_marks: Mutex<HashMap<BranchKey, u64>>,
+    pub(super) attention: Attention,
 }
 
 impl Engine {
@@ -72,7 +75,7 @@ impl Engine {
                 "the branch's manifest is damaged; no layer is collected until it is removed"
             );
         }
-        Ok(Engine {
+        let engine = Engine {
             home: store,
             shim: shim.to_owned(),
             sockets: sockets.to_owned(),
@@ -87,7 +90,11 @@ impl Engine {
             compaction_ends: AtomicBool::new(false),
             looked_over: Mutex::new(Instant::now()),
             wal_marks: Mutex::default(),
-        })
+            attention: Attention::default(),
+        };
+        // What an earlier engine left undone is not known: each is looked at once.
+        engine.keys()?.iter().for_each(|key| engine.attention.call(key));
+        Ok(engine)
     }
 
     /// Shows the files of `directory` in the extension directory of every server that is started from now
@@ -158,6 +165,44 @@ impl Engine {
 
     pub(super) fn wal_marks(&self) -> MutexGuard<'_, HashMap<BranchKey, u64>> {
         self.wal_marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a branch that is gone. Names are not used again, so nobody who still waits for its lock finds
+    /// anything.
+    pub(super) fn forget(&self, key: &BranchKey) {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.wal_marks().remove(key);
+        self.forget_limits(key);
+        self.attention.forget(key);
+    }
+
+    /// Branches on which somebody is working at this moment.
+    fn locked(&self) -> Vec<BranchKey> {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = locks.iter().filter(|(_, lock)| lock.try_lock().is_err());
+        taken.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Branches that have server processes, or on which something is being done: one pass over the process
+    /// table, however many branches there are.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub fn with_processes(&self) -> Result<BTreeSet<BranchKey>, Error> {
+        let directories =
+            process::server_directories().map_err(|error| Error::Postgres(error.to_string()))?;
+        let key_of = |path: &Path| {
+            let branch = path.parent().filter(|_| path.ends_with("pgdata"))?.file_name()?;
+            BranchKey::new(branch.to_str()?).ok()
+        };
+        let here = |key: &BranchKey, identity: (u64, u64)| {
+            fs::metadata(self.data_directory(key)).is_ok_and(|facts| (facts.dev(), facts.ino()) == identity)
+        };
+        let found = directories.into_iter().filter_map(|(path, identity)| {
+            // The name says which one it may be: another home may be seen under another path.
+            key_of(&path).filter(|key| here(key, identity))
+        });
+        Ok(found.chain(self.locked()).collect())
     }
 
     pub(super) fn failed(&self, what: &str, errno: store::Errno) -> Error {

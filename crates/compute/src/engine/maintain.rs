@@ -10,8 +10,15 @@ use store::layer::group_of;
 use store::moment::{Moment, reached};
 
 use super::home::{Context, Engine, seal_layer};
-use super::{BranchKey, ComputeState, Error, StopMode, Usage};
+use super::{BranchKey, Error, StopMode, Usage};
 use crate::guarded::Pinned;
+
+/// What is looked up at most once in a round of maintenance.
+#[derive(Default)]
+pub(super) struct Round {
+    /// Branches that have processes.
+    pub alive: Option<Result<BTreeSet<BranchKey>, Error>>,
+}
 
 impl Engine {
     /// Kills what runs, drops the branch's references, frees layers nothing references.
@@ -24,6 +31,7 @@ impl Engine {
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let removed = || self.home.remove(key.as_str()).context(|| format!("could not remove branch {key}"));
         if !self.directory(key).exists() {
+            self.forget(key);
             return removed();
         }
         self.stop_locked(key, StopMode::Kill)?;
@@ -32,13 +40,13 @@ impl Engine {
         let _ = crate::process::remove_left_shared_memory(&self.data_directory(key));
         self.remove_cache_directory(key);
         self.remove_placement(key);
-        self.forget_limits(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
         reached(Moment::MemoryFreed);
         let parent = self.record(key).ok().and_then(|record| BranchKey::new(record.parent?).ok());
         removed()?;
         // What it shared with its parent may be the parent's alone now.
         parent.iter().for_each(|parent| self.may_compact(parent));
+        self.forget(key);
         Ok(())
     }
 
@@ -70,24 +78,32 @@ impl Engine {
     }
 
     /// One round of background work: sync and index sealed layers, free what was dropped, remove
-    /// WAL that nothing needs. Called by the daemon every few seconds.
+    /// WAL that nothing needs. Called by the daemon every few seconds; branches at rest cost nothing.
     ///
     /// # Errors
     /// The first failure; the other branches are served all the same.
     pub fn maintain(&self) -> Result<(), Error> {
-        let mut first = Ok(());
-        for key in self.keys()? {
-            let done = self.maintain_branch(&key);
-            if let (Ok(()), Err(error)) = (&first, done) {
-                first = Err(error);
+        let (mut first, mut round) = (Ok(()), Round::default());
+        for (key, change) in self.attention.list() {
+            match self.maintain_branch(&key) {
+                // Whoever has more to do for a branch at rest calls attention to it meanwhile.
+                Ok(()) if self.is_at_rest(&key, &mut round) => self.attention.rests(&key, change),
+                Ok(()) => {}
+                Err(error) => first = first.and(Err(error)),
             }
         }
         first
     }
 
+    /// How many branches the next round looks at: those that run, and those that changed since a round left
+    /// them at rest.
+    pub fn branches_to_look_at(&self) -> usize {
+        self.attention.list().len()
+    }
+
     fn maintain_branch(&self, key: &BranchKey) -> Result<(), Error> {
         let read = || format!("could not read the manifest of branch {key}");
-        let running = matches!(self.state(key)?, ComputeState::Running { .. });
+        let running = self.postmaster(key)?.is_some();
         let manifest = match self.home.manifest(key.as_str()) {
             Ok(manifest) => manifest,
             // Removed since the list was made.

@@ -48,6 +48,18 @@ impl Engine {
         server: &Server,
         options: &StartOptions,
     ) -> Result<i32, Error> {
+        let started = self.start_unless_running(key, server, options);
+        // Until its processes could be seen, a round may have found the branch at rest.
+        self.attention.call(key);
+        started
+    }
+
+    fn start_unless_running(
+        &self,
+        key: &BranchKey,
+        server: &Server,
+        options: &StartOptions,
+    ) -> Result<i32, Error> {
         match self.settled_state(key)? {
             ComputeState::Running { pid } => return Ok(pid),
             ComputeState::Orphans { pids } if !planted(Fault::OrphanOverlooked) => {
@@ -60,6 +72,7 @@ impl Engine {
             }
             ComputeState::Orphans { .. } | ComputeState::Stopped => {}
         }
+        self.attention.call(key);
         self.rebuild_layers(key)?;
         self.join_group(key)?;
         // A power cut may have taken empty private directories, which nobody syncs.
@@ -258,6 +271,8 @@ impl Engine {
         }
         self.remove_cache_directory(key);
         self.remove_placement(key);
+        self.wal_marks().remove(key);
+        self.attention.call(key);
         Ok(())
     }
 
@@ -275,6 +290,31 @@ impl Engine {
         let pids: Vec<i32> =
             processes.iter().filter(|process| process.is_server).map(|process| process.pid).collect();
         Ok(if pids.is_empty() { ComputeState::Stopped } else { ComputeState::Orphans { pids } })
+    }
+
+    /// As [`Engine::state`], to be shown: where a server ended in order nothing is looked for, so it costs the
+    /// same however many processes the machine has.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub fn glance(&self, key: &BranchKey) -> Result<ComputeState, Error> {
+        if self.has_pid_file(key) { self.state(key) } else { Ok(ComputeState::Stopped) }
+    }
+
+    /// Whether the last server did not end in order, or runs still: it removes this file as the last thing.
+    pub(super) fn has_pid_file(&self, key: &BranchKey) -> bool {
+        self.data_directory(key).join("postmaster.pid").exists()
+    }
+
+    /// Whether there may be anything of a compute: processes, or what one leaves that did not end in order.
+    pub fn may_have_run(&self, key: &BranchKey) -> bool {
+        self.has_pid_file(key) || self.cache_directory(key).exists()
+    }
+
+    /// The branch's postmaster, if it lives.
+    pub(super) fn postmaster(&self, key: &BranchKey) -> Result<Option<i32>, Error> {
+        process::postmaster_of(&self.data_directory(key))
+            .map_err(|error| Error::Postgres(format!("branch {key}: {error}")))
     }
 
     /// When the server that runs now was started, seconds since 1970; none while none runs.

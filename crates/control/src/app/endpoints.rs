@@ -117,9 +117,9 @@ impl Control {
         branch: &str,
     ) -> Result<(ComputeStatus, Option<ComputeStatus>), Error> {
         use ComputeStatus::{Active, Degraded, Idle, Init};
-        let phase = self.computes.slot(branch).phase();
+        let phase = self.computes.known(branch).map_or(Phase::Asleep, |slot| slot.phase());
         let ever = self.computes.times(branch).start.is_some();
-        Ok(match (self.engine.state(&key_of(branch)?)?, phase) {
+        Ok(match (self.engine.glance(&key_of(branch)?)?, phase) {
             (ComputeState::Orphans { .. }, _) => (Degraded, None),
             (_, Phase::Waiting | Phase::Starting) if ever => (Idle, Some(Active)),
             (_, Phase::Waiting | Phase::Starting) => (Init, Some(Active)),

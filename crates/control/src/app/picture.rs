@@ -1,5 +1,6 @@
 //! What runs: every branch with its compute.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use compute::engine::ComputeState;
@@ -54,10 +55,14 @@ impl Control {
     pub(super) fn picture(&self) -> Result<(usize, Vec<ComputeLine>), Error> {
         let (count, rows) = self.db.read(|c| {
             let mut rows = Vec::new();
+            let endpoints = endpoints::of_ready_branches(c)?;
+            // Collected backwards, so that of several the first one stays.
+            let mut endpoints: HashMap<String, Endpoint> =
+                endpoints.into_iter().rev().map(|endpoint| (endpoint.branch.clone(), endpoint)).collect();
             let all = projects::list(c, false)?;
             for project in &all {
                 for branch in branches::list(c, &project.uid, false)? {
-                    let endpoint = endpoints::list(c, &branch.uid)?.into_iter().next();
+                    let endpoint = endpoints.remove(&branch.uid);
                     rows.extend(endpoint.map(|endpoint| (project.id.clone(), branch, endpoint)));
                 }
             }
@@ -75,13 +80,14 @@ impl Control {
         endpoint: Endpoint,
     ) -> Result<ComputeLine, Error> {
         let key = key_of(&branch.uid)?;
-        let pid = match self.engine.state(&key)? {
+        let pid = match self.engine.glance(&key)? {
             ComputeState::Running { pid } => Some(pid),
             ComputeState::Stopped | ComputeState::Orphans { .. } => None,
         };
         // Where groups hold computes, one outside of them has no size, whatever was meant for it.
-        let held = !self.engine.means().is_enforced() || self.engine.load(&key).is_some();
-        let slot = self.computes.slot(&branch.uid);
+        let held = !self.engine.means().is_enforced() || pid.is_some() && self.engine.load(&key).is_some();
+        // What nobody has wanted yet is not remembered for being looked at.
+        let slot = self.computes.known(&branch.uid).unwrap_or_else(|| self.computes.unknown());
         let idle = slot.idle_for();
         let limit =
             endpoint.compute.suspend_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

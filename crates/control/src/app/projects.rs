@@ -293,11 +293,18 @@ impl Control {
         connection: &Connection,
         project: Project,
     ) -> Result<ProjectView, Error> {
-        let rows = branches::list(connection, &project.uid, true)?;
-        let default = rows.iter().find(|branch| branch.uid == project.default_branch);
+        let default = branches::by_uid(connection, &project.default_branch)?;
+        let mut last_active = None;
+        // Most branches of a large project have no compute that anybody ever wanted.
+        for (branch, _) in self.computes.all() {
+            let used = self.computes.times(&branch).last_active;
+            if used > last_active && branches::is_of(connection, &branch, &project.uid)? {
+                last_active = used;
+            }
+        }
         Ok(ProjectView {
-            default_branch_id: default.map_or_else(String::new, |branch| branch.id.clone()),
-            last_active: rows.iter().filter_map(|branch| self.computes.times(&branch.uid).last_active).max(),
+            default_branch_id: default.map_or_else(String::new, |branch| branch.id),
+            last_active,
             project,
         })
     }

@@ -1,8 +1,9 @@
 //! The end of the daemon.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use compute::engine::StopMode;
+use compute::engine::{BranchKey, StopMode};
 use compute::moment::{Moment, reached};
 
 use super::{Control, key_of};
@@ -22,7 +23,7 @@ impl Control {
         if keep_computes {
             return Ok(());
         }
-        let keys = self.blocking(|control| Ok(control.engine.keys()?)).await?;
+        let keys = self.blocking(|control| control.not_at_rest()).await?;
         let mut stopping = tokio::task::JoinSet::new();
         for key in keys {
             let control = Arc::clone(self);
@@ -42,6 +43,15 @@ impl Control {
             }
         }
         result
+    }
+
+    /// Branches whose compute runs, or may be on its way.
+    fn not_at_rest(&self) -> Result<BTreeSet<BranchKey>, Error> {
+        let mut keys = self.engine.with_processes()?;
+        for branch in self.computes.stirring() {
+            keys.insert(key_of(&branch)?);
+        }
+        Ok(keys)
     }
 
     /// Stops the compute of a branch, if it is deleted still.

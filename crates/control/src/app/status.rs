@@ -64,6 +64,11 @@ impl Sizes {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).get(branch).copied().unwrap_or_default()
     }
 
+    /// Sizes of all branches together.
+    pub fn total(&self) -> u64 {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
     fn set(&self, branch: &str, usage: &Usage) {
         let total = usage.own_bytes + usage.shared_bytes;
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).insert(branch.to_owned(), total);

@@ -198,7 +198,7 @@ impl Control {
                 let mut notes = slot.notes();
                 (notes.started, notes.suspended) = (times.start, times.suspend);
             }
-            for key in control.engine.keys()? {
+            for key in control.engine.with_processes()? {
                 let running = matches!(control.engine.state(&key)?, ComputeState::Running { .. });
                 let endpoint =
                     control.db.read(|c| Ok(endpoints::list(c, key.as_str())?.into_iter().next()))?;
@@ -220,7 +220,7 @@ impl Control {
             for (branch, slot) in control.computes.awake() {
                 let Ok(_turn) = Arc::clone(&slot.turn).try_lock_owned() else { continue };
                 if slot.phase() == Phase::Awake
-                    && control.engine.state(&key_of(&branch)?)? == ComputeState::Stopped
+                    && control.engine.glance(&key_of(&branch)?)? == ComputeState::Stopped
                 {
                     tracing::warn!(branch, "a compute is gone");
                     control.note_asleep(&branch);

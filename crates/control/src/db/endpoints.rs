@@ -1,6 +1,8 @@
 //! Rows of endpoints.
 
-use rusqlite::{Connection, Row, ToSql, named_params};
+use std::net::IpAddr;
+
+use rusqlite::{Connection, Row, ToSql, named_params, params};
 
 use super::{bad_value, from_json, from_micros, to_json, to_micros};
 use crate::error::Error;
@@ -86,15 +88,21 @@ pub fn by_uid(connection: &Connection, uid: &str) -> Result<Option<Endpoint>, Er
     Ok(select(connection, "uid = ?1", &[&uid])?.pop())
 }
 
-/// Addresses that endpoints of this home keep.
+/// Whether an endpoint of this home keeps the address; with port 0, whether one has any port of it.
 ///
 /// # Errors
 /// The database failed.
-pub fn addresses(connection: &Connection) -> Result<Vec<Address>, Error> {
-    Ok(select(connection, "host IS NOT NULL", &[])?
-        .into_iter()
-        .filter_map(|endpoint| endpoint.address)
-        .collect())
+pub fn is_taken(connection: &Connection, host: IpAddr, port: u16) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM endpoints WHERE host = ?1 AND (?2 = 0 OR port = ?2) LIMIT 1";
+    Ok(connection.prepare_cached(sql)?.exists(params![host.to_string(), port])?)
+}
+
+/// Endpoints of all branches that can be used, oldest first.
+///
+/// # Errors
+/// The database failed.
+pub fn of_ready_branches(connection: &Connection) -> Result<Vec<Endpoint>, Error> {
+    select(connection, "branch IN (SELECT uid FROM branches WHERE state = 'ready')", &[])
 }
 
 fn select(connection: &Connection, condition: &str, values: &[&dyn ToSql]) -> Result<Vec<Endpoint>, Error> {

@@ -352,3 +352,110 @@ fn what_is_known_of_a_branch_is_replaced_inherited_and_goes_with_it() {
     })
     .unwrap();
 }
+
+/// What is asked in every round, for a page of a list or for one branch costs the same with many branches:
+/// instructions of the database are counted.
+#[test]
+fn no_question_looks_at_every_row() {
+    let few = instructions("few", 20);
+    let many = instructions("many", 2000);
+    for ((what, few), (_, many)) in few.iter().zip(&many) {
+        assert!(*many <= few * 2 + 200, "{what}: {few} instructions with 20 branches, {many} with 2000");
+    }
+}
+
+fn instructions(name: &str, count: i64) -> Vec<(&'static str, u64)> {
+    let fixture = Fixture::new(name);
+    let db = Db::open(&fixture.path()).unwrap();
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        for number in 0..count {
+            let uid = format!("br-{number}");
+            let mut row = branch(&uid, &format!("b{number}"));
+            (row.create_time, row.expire_time) = (at(number), Some(at(10_000 + number)));
+            if number % 2 == 1 {
+                row.state = State::Deleted;
+                (row.delete_time, row.purge_time) = (Some(at(number)), Some(at(10_000 + number)));
+            }
+            branches::insert(tx, &row)?;
+            let host = std::net::Ipv4Addr::from(0x7f40_0000 + number as u32);
+            let address = Some(Address { host: host.into(), port: 5432 });
+            endpoints::insert(tx, &Endpoint { address, ..endpoint(&format!("ep-{number}"), &uid) })?;
+            let operation = Operation {
+                uid: format!("o{number}"),
+                resource: "projects/shop".into(),
+                kind: Kind::Branch,
+                target: uid,
+                verb: Verb::Create,
+                principal: Principal { name: "bot".into(), kind: PrincipalKind::Agent },
+                outcome: Outcome::Done,
+                create_time: at(number),
+            };
+            operations::insert(tx, &operation)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    let loopback = "127.64.0.9".parse().unwrap();
+    type Question<'a> = (&'static str, &'a dyn Fn(&Connection) -> Result<usize, Error>);
+    let questions: [Question; 12] = [
+        ("half made", &|c| Ok(branches::in_state(c, State::Creating)?.len())),
+        ("expired", &|c| Ok(branches::expired(c, at(0))?.len())),
+        ("to be freed", &|c| Ok(branches::purgeable(c, at(0))?.len())),
+        ("unfinished", &|c| Ok(operations::all_running(c)?.len())),
+        ("unfinished on one", &|c| Ok(operations::running(c, "br-1")?.len())),
+        ("old operations", &|c| operations::prune(c, at(-1)).map(|()| 0)),
+        ("an address", &|c| Ok(endpoints::is_taken(c, loopback, 0)?.into())),
+        ("by name", &|c| Ok(branches::by_id(c, "p1", "b4")?.iter().count())),
+        ("deleted by name", &|c| Ok(branches::last_deleted(c, "p1", "b5", at(0))?.iter().count())),
+        ("the first page", &|c| Ok(branches::page(c, "p1", false, None, 5)?.len())),
+        ("a later page", &|c| Ok(branches::page(c, "p1", false, Some(&(at(7), String::new())), 5)?.len())),
+        ("a page with deleted ones", &|c| Ok(branches::page(c, "p1", true, None, 5)?.len())),
+    ];
+    db.read(|c| {
+        let mut counts = Vec::new();
+        for (what, question) in questions {
+            let counter = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let counted = std::sync::Arc::clone(&counter);
+            let count = move || counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == u64::MAX;
+            c.progress_handler(1, Some(count));
+            question(c)?;
+            c.progress_handler(0, None::<fn() -> bool>);
+            counts.push((what, counter.load(std::sync::atomic::Ordering::Relaxed)));
+        }
+        assert!(counts.iter().all(|(_, count)| *count > 0), "nothing was counted: {counts:?}");
+        Ok(counts)
+    })
+    .unwrap()
+}
+
+#[test]
+fn pages_follow_one_another() {
+    let fixture = Fixture::new("pages");
+    let db = Db::open(&fixture.path()).unwrap();
+    db.write(|tx| {
+        projects::insert(tx, &project())?;
+        for (number, state) in
+            [State::Ready, State::Deleted, State::Creating, State::Ready].into_iter().enumerate()
+        {
+            let mut row = branch(&format!("br-{number}"), &format!("b{number}"));
+            row.state = state;
+            if state == State::Deleted {
+                (row.delete_time, row.purge_time) = (Some(at(8)), Some(at(9)));
+            }
+            branches::insert(tx, &row)?;
+        }
+        let uids = |with_deleted, after: Option<&str>, limit| {
+            let after = after.map(|uid| (at(4), uid.to_owned()));
+            let rows = branches::page(tx, "p1", with_deleted, after.as_ref(), limit)?;
+            Ok::<_, Error>(rows.into_iter().map(|row| row.uid).collect::<Vec<_>>())
+        };
+        assert_eq!(uids(false, None, 9)?, ["br-0", "br-3"]);
+        assert_eq!(uids(true, None, 2)?, ["br-0", "br-1"]);
+        assert_eq!(uids(true, Some("br-1"), 2)?, ["br-3"]);
+        assert_eq!(branches::last_deleted(tx, "p1", "b1", at(8))?.unwrap().uid, "br-1");
+        assert_eq!(branches::last_deleted(tx, "p1", "b1", at(9))?, None);
+        Ok(())
+    })
+    .unwrap();
+}

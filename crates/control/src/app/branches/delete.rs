@@ -172,10 +172,7 @@ impl Control {
             let project = live_project(tx, project_id)?;
             let live = branches::by_id(tx, &project.uid, id)?;
             let now = self.clock.now();
-            let tombstone = branches::list(tx, &project.uid, true)?
-                .into_iter()
-                .rev()
-                .find(|branch| branch.id == id && branch.purge_time.is_some_and(|due| due > now));
+            let tombstone = branches::last_deleted(tx, &project.uid, id, now)?;
             let mut branch = match (live, tombstone) {
                 (Some(_), Some(_)) => {
                     return Err(Error::refused(Refusal::AlreadyExists, "branch with such id already exists"));

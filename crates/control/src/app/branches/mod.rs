@@ -5,6 +5,7 @@ mod delete;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 
 pub use super::expiry::Expiry;
@@ -81,7 +82,8 @@ impl Control {
         .await
     }
 
-    /// Branches of a project, oldest first; deleted ones that still hold data where asked for.
+    /// At most `limit` branches of a project in order of creation, from the first one after the place `after`;
+    /// deleted ones that still hold data where asked for.
     ///
     /// # Errors
     /// There is no such project.
@@ -89,15 +91,16 @@ impl Control {
         self: &Arc<Self>,
         project: String,
         with_deleted: bool,
+        after: Option<(Timestamp, String)>,
+        limit: usize,
     ) -> Result<Vec<BranchView>, Error> {
         self.blocking(move |control| {
             let (project, rows) = control.db.read(|c| {
                 let project = live_project(c, &project)?;
-                let rows = branches::list(c, &project.uid, with_deleted)?;
+                let rows = branches::page(c, &project.uid, with_deleted, after.as_ref(), limit)?;
                 Ok((project, rows))
             })?;
-            let whole = rows.into_iter().filter(|branch| branch.state != State::Creating);
-            Ok(whole.map(|branch| control.branch_view(&project, branch)).collect())
+            Ok(rows.into_iter().map(|branch| control.branch_view(&project, branch)).collect())
         })
         .await
     }
