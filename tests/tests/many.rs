@@ -98,3 +98,80 @@ async fn children_of_a_parent_that_nobody_writes_to_have_its_layers_in_common() 
     lab.start("c8");
     assert_eq!(text(&lab.connect("c8").await, "select count(*) from t").await, "1003");
 }
+
+/// Length of all files of an exported branch but WAL and what lies in its own directory.
+fn length_of(exported: &Path, own: &Path) -> u64 {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(exported).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() == "pg_wal" || own.join(entry.file_name()).is_file() {
+            continue;
+        }
+        let facts = entry.metadata().unwrap();
+        let inside = || length_of(&entry.path(), Path::new("/nonexistent"));
+        sum += if facts.is_dir() { inside() } else { facts.len() };
+    }
+    sum
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_a_branchs_own_is_what_its_removal_frees() {
+    let lab = quiet_main();
+    let usage = |branch: &str| lab.engine.usage(&key(branch)).unwrap();
+    let cut = |parent: &str, child: &str| {
+        lab.engine.create_child(&key(parent), &key(child)).unwrap();
+    };
+    let main = lab.connect("main").await;
+    run(&main, "create database doomed template template0").await;
+    run(&main, "create table t as select i, repeat('x', 500) from generate_series(1, 20000) i").await;
+    cut("main", "idle");
+    assert!(!lab.shared_segments("idle").is_empty(), "no WAL is shared");
+    cut("idle", "grandchild");
+    cut("main", "busy");
+    lab.start_with("busy", &QUIET);
+    let busy = lab.connect("busy").await;
+    run(&busy, "drop database doomed").await;
+    run(&busy, "create table own as select * from t; truncate t; checkpoint").await;
+    cut("busy", "leaf");
+    run(&busy, "drop table own").await;
+    drop(busy);
+    // A running one is looked at, too.
+    assert!(usage("busy").own_bytes > 0);
+    lab.stop("busy");
+    cut("busy", "late");
+    let shared_log = |usage: Usage, branch: &str| {
+        let layers: u64 = lab.layers(branch).iter().map(|layer| disk_usage(layer)).sum();
+        (usage.own_bytes + usage.shared_bytes).checked_sub(layers).unwrap()
+    };
+    lab.engine.maintain().unwrap();
+    let before = usage("idle");
+    assert!(before.shared_bytes > 0 && shared_log(before, "idle") > 0, "{before:?}");
+    // The parent gives its part of the log up: those that have it too keep it.
+    run(&main, "checkpoint").await;
+    drop(main);
+    lab.engine.maintain().unwrap();
+    lab.stop("main");
+    lab.engine.maintain().unwrap();
+
+    for branch in ["main", "idle", "grandchild", "busy", "leaf", "late"] {
+        let target = lab.path.join(format!("export-{branch}"));
+        assert_eq!(usage(branch), usage(branch));
+        // This recovers the branch first, where it was never started.
+        lab.engine.export(&key(branch), &target, &mut |_, _| {}).unwrap();
+        let said = usage(branch).logical_bytes;
+        assert_eq!(said, length_of(&target, &lab.data_directory(branch)), "{branch}");
+    }
+    for branch in ["busy", "late", "grandchild", "idle", "leaf", "main"] {
+        lab.engine.maintain().unwrap();
+        let said = usage(branch);
+        let (own, layers) = (lab.branch_directory(branch), lab.layers(branch));
+        let all = disk_usage(&own) + layers.iter().map(|layer| disk_usage(layer)).sum::<u64>();
+        let groups = (said.own_bytes + said.shared_bytes).checked_sub(all);
+        assert!(groups.is_some_and(|groups| groups <= 2 * 4096), "{branch}: {said:?}, on disk {all}");
+        let before = disk_usage(&lab.home());
+        lab.engine.delete(&key(branch)).unwrap();
+        let freed = before - disk_usage(&lab.home());
+        assert_eq!(said.own_bytes, freed, "{branch}: {said:?}");
+    }
+    assert_eq!(lab.engine.shared_layer_bytes(), 0);
+}

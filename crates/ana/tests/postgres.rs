@@ -156,7 +156,7 @@ fn lasting(line: &str) -> String {
     let name = key.trim().trim_matches('"');
     let comma = if value.ends_with(',') { "," } else { "" };
     match name {
-        "logical_size_bytes" => format!("{key}: 0{comma}"),
+        "logical_size_bytes" | "own_bytes" | "shared_bytes" => format!("{key}: 0{comma}"),
         "uid" => {
             let prefix = value.trim_start_matches('"').split_once('-').map_or("", |(prefix, _)| prefix);
             let prefix = if ["br", "ep"].contains(&prefix) { format!("{prefix}-") } else { String::new() };

@@ -63,7 +63,7 @@ pub(crate) fn branch(view: &BranchView) -> Value {
         ("current_state", Some(json!(state))),
         ("default", Some(json!(view.is_default))),
         ("is_protected", Some(json!(branch.is_protected))),
-        ("logical_size_bytes", Some(json!(view.bytes))),
+        ("logical_size_bytes", Some(json!(view.usage.map_or(0, |usage| usage.logical_bytes)))),
         ("state_change_time", Some(time(branch.state_change_time))),
         ("source_branch", source.map(|source| json!(format!("{parent}/branches/{}", source.branch_id)))),
         ("source_branch_lsn", source.and_then(|source| source.lsn.clone()).map(Value::from)),
@@ -75,6 +75,8 @@ pub(crate) fn branch(view: &BranchView) -> Value {
     let ours = object([
         ("given_name", branch.given_name.clone().map(Value::from)),
         ("source_fate", source.and_then(|source| source.fate.clone()).map(Value::from)),
+        ("own_bytes", view.usage.map(|usage| json!(usage.own_bytes))),
+        ("shared_bytes", view.usage.map(|usage| json!(usage.shared_bytes))),
     ]);
     object([
         ("name", Some(json!(format!("{parent}/branches/{}", branch.id)))),

@@ -96,7 +96,7 @@ pub struct BranchStatus {
     pub default: bool,
     /// Whether delete and reset are refused.
     pub is_protected: bool,
-    /// Bytes that its data stands on.
+    /// Length of its files as PostgreSQL sees them, without WAL.
     pub logical_size_bytes: i64,
     /// When it came into its state.
     pub state_change_time: String,
@@ -130,6 +130,12 @@ pub struct OwnBranch {
     /// What became of its parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_fate: Option<String>,
+    /// Disk space that its removal would free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_bytes: Option<u64>,
+    /// Disk space that others use too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_bytes: Option<u64>,
 }
 
 /// An endpoint.
@@ -354,10 +360,12 @@ pub struct Log {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
-    /// Bytes that only this branch uses.
+    /// Disk space that its removal would free.
     pub own_bytes: u64,
-    /// Bytes shared with other branches.
+    /// Disk space that others use too.
     pub shared_bytes: u64,
+    /// Length of its files as PostgreSQL sees them, without WAL.
+    pub logical_bytes: u64,
 }
 
 /// How to connect to a branch. Has no `Debug`: it may hold a password.

@@ -18,6 +18,7 @@ mod record;
 mod run;
 mod segments;
 mod size;
+mod usage;
 mod wal;
 
 use pgdata::Lsn;
@@ -83,10 +84,12 @@ pub struct CutInfo {
 /// Space of a branch, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Disk space of what only this branch uses: open layer, unshared layers, skeleton with WAL.
+    /// Disk space that the branch's removal would free: its directory with WAL, layers that only it uses.
     pub own_bytes: u64,
-    /// Disk space of layers shared with other branches.
+    /// Disk space of layers and WAL segments that other branches use too.
     pub shared_bytes: u64,
+    /// Length of all its files but WAL and configuration, as PostgreSQL sees them: what a copy would need.
+    pub logical_bytes: u64,
 }
 
 /// What stopped an engine call.

@@ -173,12 +173,20 @@ impl Control {
         text.sample(&[], open as f64);
         text.family("connections_waiting", Kind::Gauge, "Connections that wait for a compute to wake.");
         text.sample(&[], waiting as f64);
+        if let Some(bytes) = self.own_space.last_counted() {
+            text.family(
+                "branch_own_bytes",
+                Kind::Gauge,
+                "Disk space that single branches use, all together, as last counted.",
+            );
+            text.sample(&[], bytes as f64);
+        }
         text.family(
-            "branch_bytes",
+            "branch_shared_bytes",
             Kind::Gauge,
-            "Disk space of all branches as last counted, shared layers once for each branch.",
+            "Disk space of layers that several branches use, each counted once, as far as it is known.",
         );
-        text.sample(&[], self.sizes.total() as f64);
+        text.sample(&[], self.engine.shared_layer_bytes() as f64);
         let room = self.room();
         text.family(
             "memory_reckoned_bytes",

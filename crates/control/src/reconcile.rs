@@ -28,8 +28,8 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// Finished operations are kept this long.
 const OPERATION_HISTORY: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Sizes of branches are counted this often.
-const COUNT_EVERY: Duration = Duration::from_secs(60);
+/// The space of all branches is counted this often: what is at rest costs some microseconds each.
+const COUNT_EVERY: Duration = Duration::from_secs(120);
 
 /// Background work between rounds, and what it needs to know of the last one.
 #[derive(Default)]
@@ -135,13 +135,14 @@ impl Control {
 
     /// A task of its own: it may take long, and expiry must not wait for it.
     async fn maintenance(self: Arc<Self>) {
-        let mut counted: Option<std::time::Instant> = None;
+        let mut counted = std::time::Instant::now();
+        self.tell_of_libraries().await;
         while self.pause().await {
-            if counted.is_none_or(|when| when.elapsed() > COUNT_EVERY) {
-                if let Err(error) = self.blocking(|control| control.count_all_bytes()).await {
-                    tracing::error!(%error, "the sizes of branches are not known");
+            if counted.elapsed() > COUNT_EVERY {
+                if let Err(error) = self.blocking(|control| control.count_own_space()).await {
+                    tracing::error!(%error, "the space of branches is not known");
                 }
-                counted = Some(std::time::Instant::now());
+                counted = std::time::Instant::now();
                 self.tell_of_libraries().await;
             }
             if let Err(error) = self.blocking(|control| Ok(control.engine.maintain()?)).await {

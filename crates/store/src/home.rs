@@ -468,6 +468,25 @@ impl Home {
         if group_of(id) == 0 { Ok(()) } else { self.remove_group(&layer::group_name(group_of(id))) }
     }
 
+    /// What would go with a branch that has these layers and no other.
+    pub fn going_with(&self, entries: &[Entry]) -> Going {
+        let references = self.references();
+        let only = |layer: LayerId| references.get(&layer).is_none_or(|count| *count <= 1);
+        let layers: BTreeSet<LayerId> =
+            entries.iter().map(|entry| entry.layer).filter(|layer| only(*layer)).collect();
+        let groups: BTreeSet<u32> = layers.iter().map(|layer| group_of(*layer)).collect();
+        let goes = |group: &u32| {
+            let first = u64::from(*group) << 32;
+            *group != 0 && references.range(first..=first | NUMBER).all(|(layer, _)| layers.contains(layer))
+        };
+        Going { groups: groups.into_iter().filter(goes).collect(), layers }
+    }
+
+    /// Path of a group's directory.
+    pub fn group_path(&self, group: u32) -> PathBuf {
+        self.layers_path().join(layer::group_name(group).to_string_lossy().as_ref())
+    }
+
     /// How many manifests (and leases) name each layer.
     pub fn reference_counts(&self) -> BTreeMap<LayerId, u32> {
         self.references().clone()

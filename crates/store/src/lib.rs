@@ -13,6 +13,7 @@ pub mod flatten;
 pub mod gate;
 pub mod home;
 pub mod layer;
+pub mod lengths;
 pub mod manifest;
 pub mod merge;
 pub mod moment;

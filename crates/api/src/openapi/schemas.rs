@@ -79,7 +79,7 @@ fn resources() -> Vec<(&'static str, Value)> {
                 ("current_state", one_of(&["INIT", "READY", "DELETED"])),
                 ("default", flag("Whether it is the project's default branch")),
                 ("is_protected", flag("Whether delete and reset are refused")),
-                ("logical_size_bytes", integer("Bytes that its data stands on, as last counted")),
+                ("logical_size_bytes", integer("Length of its files as PostgreSQL sees them, without WAL")),
                 ("state_change_time", time("When it came into its state")),
                 ("source_branch", text("Resource name of the branch it was made from")),
                 ("source_branch_lsn", text("Where in the source's log")),
@@ -94,6 +94,8 @@ fn resources() -> Vec<(&'static str, Value)> {
             object([
                 ("given_name", text("What a person wrote, e.g. the name of a git branch")),
                 ("source_fate", one_of(&["expired", "deleted"])),
+                ("own_bytes", read_only(integer("Disk space that its removal would free"))),
+                ("shared_bytes", read_only(integer("Disk space that others use too"))),
             ]),
         ),
         (
@@ -415,8 +417,9 @@ fn own() -> Vec<(&'static str, Value)> {
         (
             "Usage",
             object([
-                ("own_bytes", integer("Bytes that only this branch uses")),
-                ("shared_bytes", integer("Bytes shared with other branches")),
+                ("own_bytes", integer("Disk space that its removal would free")),
+                ("shared_bytes", integer("Disk space that others use too")),
+                ("logical_bytes", integer("Length of its files as PostgreSQL sees them, without WAL")),
             ]),
         ),
         (

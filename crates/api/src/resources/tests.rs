@@ -1,5 +1,5 @@
 use control::Place;
-use control::app::ComputeTimes;
+use control::app::{ComputeTimes, Usage};
 use control::model::{
     Branch, ComputeSettings, Endpoint, Operation, Principal, Project, ProjectOptions, ServerRecord, Source,
     Tag,
@@ -65,7 +65,7 @@ pub(crate) fn branch_view() -> BranchView {
         },
         project_id: "shop".into(),
         is_default: false,
-        bytes: 42,
+        usage: Some(Usage { own_bytes: 7, shared_bytes: 35, logical_bytes: 42 }),
     }
 }
 
@@ -122,6 +122,7 @@ fn a_branch() {
                 "source_branch_time": "2027-01-15T08:00:02Z",
                 "expire_time": "2027-01-15T09:00:00Z",
             },
+            "anabranch": {"own_bytes": 7, "shared_bytes": 35},
         })
     );
 }
@@ -131,6 +132,7 @@ fn a_root_has_no_source_and_an_orphan_says_why() {
     let mut view = branch_view();
     view.branch.source.as_mut().unwrap().fate = Some("expired".into());
     view.branch.given_name = Some("feature/dev".into());
+    view.usage = None;
     assert_eq!(branch(&view)["anabranch"], json!({"given_name": "feature/dev", "source_fate": "expired"}));
     view.branch.source = None;
     view.branch.given_name = None;

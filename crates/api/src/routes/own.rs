@@ -203,7 +203,11 @@ async fn usage(
     Path((project, branch)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
     let usage = local.control.usage(project, branch).await?;
-    Ok(Json(json!({"own_bytes": usage.own_bytes, "shared_bytes": usage.shared_bytes})))
+    Ok(Json(json!({
+        "own_bytes": usage.own_bytes,
+        "shared_bytes": usage.shared_bytes,
+        "logical_bytes": usage.logical_bytes,
+    })))
 }
 
 async fn connection(

@@ -233,3 +233,46 @@ async fn an_export_is_a_plain_data_directory() {
     assert!(text.contains(r#"{"finished":true}"#), "{text}");
     assert!(dir.join("global/pg_control").metadata().unwrap().len() > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_says_what_each_branch_occupies_and_pages_follow_one_another() {
+    let world = World::with_shop().await;
+    for id in ["dev", "test"] {
+        world.branch(id, FOREVER).await;
+    }
+    let session = world.connect("dev").await;
+    session.batch_execute("CREATE TABLE t AS SELECT generate_series(1, 20000) i; CHECKPOINT").await.unwrap();
+    drop(session);
+    world.post("/projects/shop/branches/dev/endpoints/primary/suspend", "").await;
+    let mut listed = Vec::new();
+    let mut path = "/projects/shop/branches?page_size=2".to_owned();
+    loop {
+        let page = world.get(&path).await.body;
+        listed.extend(page["branches"].as_array().unwrap().clone());
+        let Some(token) = page["next_page_token"].as_str() else { break };
+        path = format!("/projects/shop/branches?page_size=2&page_token={token}");
+    }
+    let names: Vec<&str> = listed.iter().map(|branch| branch["branch_id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["production", "dev", "test"]);
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number"));
+    let [production, dev, test] = [0, 1, 2].map(|place: usize| {
+        let (status, own) = (&listed[place]["status"], &listed[place]["anabranch"]);
+        [&own["own_bytes"], &own["shared_bytes"], &status["logical_size_bytes"]].map(number)
+    });
+    // Own, shared, logical.
+    assert!(dev[0] > test[0] + 500_000 && dev[2] > test[2] + 500_000, "{dev:?} {test:?}");
+    assert!([production[1], dev[1], test[1]].iter().all(|shared| *shared > 1 << 20), "{listed:?}");
+    let usage = world.get("/api/anabranch/v1/projects/shop/branches/dev/usage").await.body;
+    assert_eq!(["own_bytes", "shared_bytes", "logical_bytes"].map(|name| number(&usage[name])), dev);
+
+    for id in ["dev", "test"] {
+        world.delete(&format!("/projects/shop/branches/{id}?purge=true")).await;
+    }
+    let usage = world.get("/api/anabranch/v1/projects/shop/branches/production/usage").await.body;
+    assert_eq!(usage["shared_bytes"], 0, "nobody else is there");
+    let metrics = world.control.metrics_text().await.unwrap();
+    for name in ["anabranch_branch_shared_bytes 0", "anabranch_process_open_fds", "anabranch_process_threads"]
+    {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+}

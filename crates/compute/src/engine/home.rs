@@ -15,6 +15,7 @@ use store::manifest::Manifest;
 use store::sys;
 
 use super::attention::Attention;
+use super::usage::Usages;
 use super::{BranchKey, Error};
 use crate::limits::{Limiter, Limits};
 use crate::process;
@@ -41,6 +42,7 @@ pub struct Engine {
     /// Where the WAL of each running branch ended in the last round of maintenance.
     wal_marks: Mutex<HashMap<BranchKey, u64>>,
     pub(super) attention: Attention,
+    pub(super) usages: Usages,
 }
 
 impl Engine {
@@ -91,6 +93,7 @@ impl Engine {
             looked_over: Mutex::new(Instant::now()),
             wal_marks: Mutex::default(),
             attention: Attention::default(),
+            usages: Usages::default(),
         };
         // What an earlier engine left undone is not known: each is looked at once.
         engine.keys()?.iter().for_each(|key| engine.attention.call(key));
@@ -174,6 +177,7 @@ impl Engine {
         self.wal_marks().remove(key);
         self.forget_limits(key);
         self.attention.forget(key);
+        self.usages.forget(key);
     }
 
     /// Branches on which somebody is working at this moment.

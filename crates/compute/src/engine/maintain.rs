@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::PoisonError;
 
-use store::layer::group_of;
 use store::moment::{Moment, reached};
 
 use super::home::{Context, Engine, seal_layer};
-use super::{BranchKey, Error, StopMode, Usage};
+use super::{BranchKey, Error, StopMode};
 use crate::guarded::Pinned;
 
 /// What is looked up at most once in a round of maintenance.
@@ -48,33 +45,6 @@ impl Engine {
         parent.iter().for_each(|parent| self.may_compact(parent));
         self.forget(key);
         Ok(())
-    }
-
-    /// Space used by the branch.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn usage(&self, key: &BranchKey) -> Result<Usage, Error> {
-        self.must_exist(key)?;
-        let manifest = self.manifest(key)?;
-        let references = self.home.reference_counts();
-        let mut usage = Usage { own_bytes: disk_usage(&self.directory(key)), shared_bytes: 0 };
-        let mut groups = BTreeSet::new();
-        for entry in &manifest.entries {
-            let layer = self.home.layer_path(entry.layer);
-            let bytes = disk_usage(&layer);
-            if references.get(&entry.layer).is_none_or(|count| *count <= 1) {
-                usage.own_bytes += bytes;
-                groups.extend(layer.parent().filter(|_| group_of(entry.layer) != 0).map(Path::to_owned));
-            } else {
-                usage.shared_bytes += bytes;
-            }
-        }
-        // Where others still need a layer of a group, its directory stays: a block too much.
-        for group in groups {
-            usage.own_bytes += fs::symlink_metadata(group).map_or(0, |group| group.blocks() * 512);
-        }
-        Ok(usage)
     }
 
     /// One round of background work: sync and index sealed layers, free what was dropped, remove
@@ -145,16 +115,4 @@ impl Engine {
         let _one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         seal_layer(self.home.layers(), layer)
     }
-}
-
-/// Disk space of a tree, bytes.
-fn disk_usage(path: &Path) -> u64 {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
-    let mut bytes = metadata.blocks() * 512;
-    if metadata.is_dir()
-        && let Ok(entries) = fs::read_dir(path)
-    {
-        bytes += entries.flatten().map(|entry| disk_usage(&entry.path())).sum::<u64>();
-    }
-    bytes
 }

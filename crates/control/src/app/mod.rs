@@ -54,6 +54,8 @@ use crate::prepare::SUPERUSER_GROUP;
 use crate::reconcile::Watch;
 use crate::signing::Signing;
 
+pub use compute::engine::Usage;
+
 pub use crate::computes::ComputeTimes;
 pub use crate::db::audit::Filter as AuditFilter;
 pub use access::{Action, Caller, Decision, ProjectStanding, Standing, decide};
@@ -80,8 +82,8 @@ pub use picture::ComputeLine;
 pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView, UpdateProject};
 pub use roles::{NewRole, RoleChange, RoleView};
-use status::Sizes;
-pub use status::{Status, UsageView};
+use status::OwnSpace;
+pub use status::Status;
 pub use superuser::SuperuserAccess;
 pub use tokens::{Life, NewSecret, NewToken, TokenView};
 
@@ -125,7 +127,7 @@ pub struct Control {
     pub(crate) listeners: Listeners,
     pub(crate) front: FrontDoor,
     pub(crate) watch: Watch,
-    pub(crate) sizes: Sizes,
+    pub(crate) own_space: OwnSpace,
     pub(crate) directories: Directories,
     pub(crate) signing: Signing,
     pub(crate) issuer_keys: IssuerKeys,
@@ -212,7 +214,7 @@ impl Control {
             listeners: Listeners::default(),
             front: FrontDoor::default(),
             watch: Watch::default(),
-            sizes: Sizes::default(),
+            own_space: OwnSpace::default(),
             catalogs: Catalogs::default(),
             owner,
             issuer: format!("anabranch:{home_id}"),

@@ -90,7 +90,6 @@ impl Control {
                 Some(true) => {
                     // First the data, then the row that says it must go.
                     control.undo_branch_files(key.as_str())?;
-                    control.sizes.forget(key.as_str());
                     control.db.write(|tx| crate::db::branches::remove(tx, key.as_str()))?;
                     reached(Moment::RowRemoved);
                     Ok(())

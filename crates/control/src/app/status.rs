@@ -1,6 +1,5 @@
 //! What runs, and what it occupies.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +12,7 @@ use super::{ComputeLine, Control, key_of};
 use crate::admission::Room;
 use crate::db::branches;
 use crate::error::Error;
-use crate::model::{Principal, State};
+use crate::model::Principal;
 
 /// The daemon at a glance.
 #[derive(Debug, Clone)]
@@ -44,44 +43,17 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// Space of a branch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UsageView {
-    /// Bytes that only this branch uses.
-    pub own_bytes: u64,
-    /// Bytes of layers shared with other branches.
-    pub shared_bytes: u64,
-}
-
-/// Sizes of branches as last counted: counting walks over files, which no listing may wait for.
+/// Disk space that single branches use together, as last counted, bytes; none before.
 #[derive(Default)]
-pub(crate) struct Sizes {
-    bytes: Mutex<HashMap<String, u64>>,
-}
+pub(crate) struct OwnSpace(Mutex<Option<u64>>);
 
-impl Sizes {
-    pub fn last_known(&self, branch: &str) -> u64 {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).get(branch).copied().unwrap_or_default()
+impl OwnSpace {
+    pub fn last_counted(&self) -> Option<u64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sizes of all branches together.
-    pub fn total(&self) -> u64 {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-
-    fn set(&self, branch: &str, usage: &Usage) {
-        let total = usage.own_bytes + usage.shared_bytes;
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).insert(branch.to_owned(), total);
-    }
-
-    pub fn forget(&self, branch: &str) {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).remove(branch);
-    }
-}
-
-impl From<Usage> for UsageView {
-    fn from(usage: Usage) -> Self {
-        UsageView { own_bytes: usage.own_bytes, shared_bytes: usage.shared_bytes }
+    fn set(&self, bytes: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
     }
 }
 
@@ -132,29 +104,26 @@ impl Control {
     /// Space of a branch.
     ///
     /// # Errors
-    /// There is no such branch.
-    pub async fn usage(self: &Arc<Self>, project: String, branch: String) -> Result<UsageView, Error> {
+    /// There is no such branch, or it cannot be looked at.
+    pub async fn usage(self: &Arc<Self>, project: String, branch: String) -> Result<Usage, Error> {
         self.blocking(move |control| {
             let (_, branch) = control.db.read(|c| live_branch(c, &project, &branch))?;
-            Ok(control.count_bytes(&branch.uid)?.into())
+            Ok(control.engine.usage(&key_of(&branch.uid)?)?)
         })
         .await
     }
 
-    fn count_bytes(&self, branch: &str) -> Result<Usage, Error> {
-        let usage = self.engine.usage(&key_of(branch)?)?;
-        self.sizes.set(branch, &usage);
-        Ok(usage)
-    }
-
-    /// Counts the bytes of every live branch.
-    pub(crate) fn count_all_bytes(&self) -> Result<(), Error> {
-        for branch in self.db.read(|c| branches::in_state(c, State::Ready))? {
-            if let Err(error) = self.count_bytes(&branch.uid) {
+    /// Counts what branches use together.
+    pub(crate) fn count_own_space(&self) -> Result<(), Error> {
+        let mut sum = 0;
+        for uid in self.db.read(branches::all_uids)? {
+            match self.engine.usage(&key_of(&uid)?) {
+                Ok(usage) => sum += usage.own_bytes,
                 // It may have been deleted in between.
-                tracing::debug!(branch = branch.uid, %error, "the size of a branch is not known");
+                Err(error) => tracing::debug!(branch = uid, %error, "the space of a branch is not known"),
             }
         }
+        self.own_space.set(sum);
         Ok(())
     }
 

@@ -1,3 +1,5 @@
+use std::collections::{HashMap, HashSet};
+
 use client::Branch;
 use jiff::Timestamp;
 
@@ -44,7 +46,8 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     };
     let mut rows = Vec::new();
     for (label, branch) in lines {
-        let usage = client.usage(&project, &branch.branch_id).await?;
+        let own = branch.anabranch.as_ref();
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), output::bytes);
         rows.push(vec![
             label,
             parent(branch),
@@ -54,11 +57,13 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
                 .expire_time
                 .as_deref()
                 .map_or_else(|| "never".to_owned(), |time| output::relative(time, now)),
-            output::bytes(usage.own_bytes),
+            size(own.and_then(|own| own.own_bytes)),
+            size(own.and_then(|own| own.shared_bytes)),
+            size(branch.status.logical_size_bytes.try_into().ok()),
             marks(branch),
         ]);
     }
-    output::table(&["BRANCH", "PARENT", "CREATED", "EXPIRES", "OWN SIZE", ""], &rows);
+    output::table(&["BRANCH", "PARENT", "CREATED", "EXPIRES", "OWN", "SHARED", "LOGICAL", ""], &rows);
     Ok(())
 }
 
@@ -92,32 +97,38 @@ fn marks(branch: &Branch) -> String {
 /// Branches in order of descent, each with a drawing of where it left. What has lost its parent
 /// stands at the left edge.
 fn tree(branches: &[Branch]) -> Vec<(String, &Branch)> {
+    let names: HashSet<&str> = branches.iter().map(|branch| branch.name.as_str()).collect();
+    let mut children: HashMap<Option<&str>, Vec<&Branch>> = HashMap::new();
+    for branch in branches {
+        let parent = live_parent(branch).filter(|parent| names.contains(parent));
+        children.entry(parent).or_default().push(branch);
+    }
     let mut lines = Vec::new();
-    for root in branches.iter().filter(|branch| live_parent(branches, branch).is_none()) {
-        lines.push((root.branch_id.clone(), root));
-        descend(branches, root, "", &mut lines);
+    for root in children.get(&None).into_iter().flatten() {
+        lines.push((root.branch_id.clone(), *root));
+        descend(&children, root, "", &mut lines);
     }
     lines
 }
 
-fn descend<'a>(branches: &'a [Branch], parent: &Branch, indent: &str, lines: &mut Vec<(String, &'a Branch)>) {
-    let children: Vec<&Branch> = branches
-        .iter()
-        .filter(|branch| live_parent(branches, branch).is_some_and(|other| other.uid == parent.uid))
-        .collect();
+fn descend<'a>(
+    all: &HashMap<Option<&str>, Vec<&'a Branch>>,
+    parent: &Branch,
+    indent: &str,
+    lines: &mut Vec<(String, &'a Branch)>,
+) {
+    let children = all.get(&Some(parent.name.as_str())).map_or(&[][..], Vec::as_slice);
     for (place, child) in children.iter().enumerate() {
         let last = place + 1 == children.len();
         lines.push((format!("{indent}{} {}", if last { "└─" } else { "├─" }, child.branch_id), child));
-        descend(branches, child, &format!("{indent}{}  ", if last { " " } else { "│" }), lines);
+        descend(all, child, &format!("{indent}{}  ", if last { " " } else { "│" }), lines);
     }
 }
 
-fn live_parent<'a>(branches: &'a [Branch], branch: &Branch) -> Option<&'a Branch> {
-    if branch.anabranch.as_ref().is_some_and(|own| own.source_fate.is_some()) {
-        return None;
-    }
-    let source = branch.status.source_branch.as_ref()?;
-    branches.iter().find(|other| other.name == *source)
+/// Name of the branch that it was made from, unless that is gone: another may have its name since.
+fn live_parent(branch: &Branch) -> Option<&str> {
+    let is_gone = branch.anabranch.as_ref().is_some_and(|own| own.source_fate.is_some());
+    branch.status.source_branch.as_deref().filter(|_| !is_gone)
 }
 
 #[cfg(test)]
@@ -140,7 +151,7 @@ mod tests {
     #[test]
     fn a_tree_is_drawn() {
         let mut orphan = branch("orphan", Some("gone"));
-        orphan.anabranch = Some(OwnBranch { source_fate: Some("expired".into()), given_name: None });
+        orphan.anabranch = Some(OwnBranch { source_fate: Some("expired".into()), ..OwnBranch::default() });
         let branches = [
             branch("production", None),
             branch("a", Some("production")),
@@ -156,7 +167,7 @@ mod tests {
     #[test]
     fn a_new_branch_with_a_lost_parents_name_is_not_its_parent() {
         let mut orphan = branch("child", Some("dev"));
-        orphan.anabranch = Some(OwnBranch { source_fate: Some("deleted".into()), given_name: None });
+        orphan.anabranch = Some(OwnBranch { source_fate: Some("deleted".into()), ..OwnBranch::default() });
         let branches = [branch("dev", None), orphan];
         let labels: Vec<String> = tree(&branches).into_iter().map(|(label, _)| label).collect();
         assert_eq!(labels, ["dev", "child"]);

@@ -47,9 +47,10 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     ));
     output::data(format!("protected  {}", if status.is_protected { "yes" } else { "no" }));
     output::data(format!(
-        "size       {} of its own, {} shared",
+        "size       {} of its own, {} shared, {} of files",
         output::bytes(usage.own_bytes),
-        output::bytes(usage.shared_bytes)
+        output::bytes(usage.shared_bytes),
+        output::bytes(usage.logical_bytes)
     ));
     for endpoint in endpoints {
         let port = endpoint.anabranch.map(|own| own.port).unwrap_or_default();

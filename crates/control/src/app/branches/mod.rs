@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 pub use super::expiry::Expiry;
 use super::projects::live_project;
-use super::{Control, not_found};
+use super::{Control, Usage, key_of, not_found};
 use crate::db::branches;
 use crate::error::Error;
 use crate::model::{Branch, Kind, Operation, Principal, Project, State, Verb};
@@ -64,9 +64,8 @@ pub struct BranchView {
     pub project_id: String,
     /// Whether it is its project's default branch.
     pub is_default: bool,
-    /// Bytes of layers and logs that its data stands on, shared ones included, when they were last
-    /// counted; 0 before.
-    pub bytes: u64,
+    /// Its space; none where that cannot be looked at.
+    pub usage: Option<Usage>,
 }
 
 impl Control {
@@ -106,10 +105,12 @@ impl Control {
     }
 
     pub(crate) fn branch_view(&self, project: &Project, branch: Branch) -> BranchView {
+        // One that is just being made or freed has none.
+        let usage = key_of(&branch.uid).and_then(|key| Ok(self.engine.usage(&key)?)).ok();
         BranchView {
             project_id: project.id.clone(),
             is_default: project.default_branch == branch.uid,
-            bytes: self.sizes.last_known(&branch.uid),
+            usage,
             branch,
         }
     }
