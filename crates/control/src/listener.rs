@@ -25,6 +25,10 @@ const ADDRESS_BITS: u32 = 22;
 const ADDRESSES_PER_PORT: usize = 64;
 const PORTS: u16 = 64;
 
+/// The process, or the machine, has as many open files as it may (errno(3)).
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// Clients that may wait to be let in at one address.
 const QUEUE: u32 = 1024;
 
@@ -97,14 +101,14 @@ impl Control {
         let turn = Arc::clone(&self.listeners.turn).lock_owned().await;
         self.blocking(move |control| {
             let _turn = turn;
+            let mut failures = Vec::new();
             for endpoint in control.db.read(endpoints::of_ready_branches)? {
-                let (branch, uid) = (endpoint.branch.clone(), endpoint.uid.clone());
+                let branch = endpoint.branch.clone();
                 let outcome = control.open_endpoint(endpoint);
                 control.listeners.note(&branch, outcome.is_ok());
-                if let Err(error) = outcome {
-                    tracing::error!(branch, endpoint = uid, %error, "nobody can connect to this branch");
-                }
+                failures.extend(outcome.err().map(|error| (branch, error)));
             }
+            tell_failures(&failures);
             Ok(())
         })
         .await
@@ -112,14 +116,16 @@ impl Control {
 
     /// Tries again where listening failed.
     pub(crate) async fn open_missing_endpoints(self: &Arc<Self>) -> Result<(), Error> {
+        let mut failures = Vec::new();
         for branch in self.listeners.missing() {
             if self.watch.is_stopped() {
                 break;
             }
             if let Err(error) = self.open_endpoints(&branch).await {
-                tracing::error!(branch, %error, "nobody can connect to this branch");
+                failures.push((branch, error));
             }
         }
+        tell_failures(&failures);
         Ok(())
     }
 
@@ -157,6 +163,12 @@ impl Control {
                 .and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
             match bound {
                 Ok((port, listener)) => return Ok((listener, Address { host, port })),
+                Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                    // No other address helps.
+                    let what = "cannot listen for PostgreSQL: each endpoint needs a file descriptor; raise the \
+                                daemon's limit (LimitNOFILE of its service, or ulimit -n), then start it again";
+                    return Err(Error::io(what, error));
+                }
                 Err(error) => last = Some(error),
             }
         }
@@ -174,6 +186,13 @@ impl Control {
         }
         self.listeners.note(branch, true);
         Ok(())
+    }
+}
+
+/// Of many failures, the first tells what is wrong with all.
+fn tell_failures(failures: &[(String, Error)]) {
+    if let Some((branch, error)) = failures.first() {
+        tracing::error!(branch, branches = failures.len(), %error, "nobody can connect to some branches");
     }
 }
 

@@ -6,3 +6,4 @@ CREATE INDEX branches_live_place ON branches (project, create_time, uid) WHERE d
 CREATE INDEX branches_deleted_id ON branches (id) WHERE delete_time IS NOT NULL;
 CREATE INDEX operations_ended ON operations (update_time) WHERE done = 1;
 CREATE INDEX audit_time ON audit (time);
+CREATE INDEX audit_principal ON audit (principal);

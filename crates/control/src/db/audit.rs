@@ -1,7 +1,7 @@
 //! The audit log: append-only, also by a trigger in the database.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, named_params, params};
+use rusqlite::{Connection, Row, ToSql, params};
 
 use super::{bad_value, from_micros, to_micros};
 use crate::error::Error;
@@ -45,23 +45,34 @@ pub struct Filter {
 /// # Errors
 /// The database failed.
 pub fn latest(connection: &Connection, filter: &Filter, limit: u32) -> Result<Vec<AuditEntry>, Error> {
-    let mut statement = connection.prepare_cached(
-        "SELECT time, principal, principal_kind, action, target, result, detail FROM audit \
-         WHERE (:since IS NULL OR time >= :since) AND (:principal IS NULL OR principal = :principal) \
-         AND (:action IS NULL OR action = :action OR substr(action, 1, length(:action) + 1) = :action || '.') \
-         ORDER BY seq DESC LIMIT :limit",
-    )?;
-    let rows = statement
-        .query_map(
-            named_params! {
-                ":since": filter.since.map(to_micros),
-                ":principal": filter.principal,
-                ":action": filter.action,
-                ":limit": limit,
-            },
-            read,
-        )?
-        .collect::<Result<_, _>>()?;
+    // A condition that is not there must not be in the way of an index.
+    let mut conditions = Vec::new();
+    let mut values: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
+    let since = filter.since.map(to_micros);
+    let mut place = "audit";
+    if let Some(principal) = &filter.principal {
+        conditions.push("principal = :principal");
+        values.push((":principal", principal));
+    }
+    if let Some(action) = &filter.action {
+        conditions.push("(action = :action OR substr(action, 1, length(:action) + 1) = :action || '.')");
+        values.push((":action", action));
+    }
+    if let Some(since) = &since {
+        conditions.push("time >= :since");
+        values.push((":since", since));
+        // Else the planner would go back to the first line of all, since they are wanted in order.
+        place = "audit INDEXED BY audit_time";
+    }
+    let conditions = match conditions.is_empty() {
+        true => String::new(),
+        false => format!("WHERE {}", conditions.join(" AND ")),
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT time, principal, principal_kind, action, target, result, detail FROM {place} \
+         {conditions} ORDER BY seq DESC LIMIT :limit"
+    ))?;
+    let rows = statement.query_map(&values[..], read)?.collect::<Result<_, _>>()?;
     Ok(rows)
 }
 

@@ -392,13 +392,29 @@ fn instructions(name: &str, count: i64) -> Vec<(&'static str, u64)> {
                 create_time: at(number),
             };
             operations::insert(tx, &operation)?;
+            let principal = if number == 3 { "ana" } else { "bot" };
+            let entry = AuditEntry {
+                time: at(number),
+                principal: Principal { name: principal.into(), kind: PrincipalKind::Agent },
+                action: "branch.create".into(),
+                target: "b".into(),
+                result: "done".into(),
+                detail: String::new(),
+            };
+            audit::append(tx, &entry)?;
         }
         Ok(())
     })
     .unwrap();
+    let by_ana = audit::Filter { principal: Some("ana".into()), ..audit::Filter::default() };
+    let recent = audit::Filter {
+        since: Some(at(count - 3)),
+        action: Some("project".into()),
+        ..audit::Filter::default()
+    };
     let loopback = "127.64.0.9".parse().unwrap();
     type Question<'a> = (&'static str, &'a dyn Fn(&Connection) -> Result<usize, Error>);
-    let questions: [Question; 12] = [
+    let questions: [Question; 14] = [
         ("half made", &|c| Ok(branches::in_state(c, State::Creating)?.len())),
         ("expired", &|c| Ok(branches::expired(c, at(0))?.len())),
         ("to be freed", &|c| Ok(branches::purgeable(c, at(0))?.len())),
@@ -410,6 +426,8 @@ fn instructions(name: &str, count: i64) -> Vec<(&'static str, u64)> {
         ("deleted by name", &|c| Ok(branches::last_deleted(c, "p1", "b5", at(0))?.iter().count())),
         ("the first page", &|c| Ok(branches::page(c, "p1", false, None, 5)?.len())),
         ("a later page", &|c| Ok(branches::page(c, "p1", false, Some(&(at(7), String::new())), 5)?.len())),
+        ("what one did", &|c| Ok(audit::latest(c, &by_ana, 5)?.len())),
+        ("what was done lately", &|c| Ok(audit::latest(c, &recent, 5)?.len())),
         ("a page with deleted ones", &|c| Ok(branches::page(c, "p1", true, None, 5)?.len())),
     ];
     db.read(|c| {
