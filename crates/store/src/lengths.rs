@@ -15,7 +15,8 @@ pub fn total(stack: &Stack, below: u32) -> Result<u64> {
 /// directories, so that only [`total`] tells. Costs as much as the layer has files.
 pub fn change(stack: &Stack, slot: u32) -> Result<Option<i64>> {
     let mut sum = 0;
-    let told = walk(stack, slot, stack.layer(slot)?, &RelPath::ROOT, &mut sum)?;
+    let layer = stack.layer(slot)?;
+    let told = walk(stack, slot, &layer, &RelPath::ROOT, &mut sum)?;
     Ok(told.then_some(sum))
 }
 

@@ -289,7 +289,7 @@ impl Engine {
         };
         let tail = self.tail_page(parent, record, control.timeline, now)?;
         let what = || format!("could not look at the layer of branch {parent}");
-        let unused = below_top && stack.layer(top).and_then(Layer::is_unused).context(what)?;
+        let unused = below_top && stack.layer(top).and_then(|layer| layer.is_unused()).context(what)?;
         let opened = if unused { closed.reopen() } else { closed.switch().map(drop) };
         Ok(opened.map(|()| {
             let closed = started.elapsed();

@@ -125,17 +125,26 @@ impl Engine {
 
     /// The last look at a branch, or a new one where that does not hold any more.
     fn seen(&self, key: &BranchKey) -> Result<Arc<Seen>, Error> {
-        let change = self.attention.change_of(key);
-        let manifest = self.manifest_stamp(key)?;
-        if let Some(seen) = self.usages.branches().get(key)
-            && (seen.change, seen.manifest) == (change, manifest)
-            && (change.is_none() || seen.when.elapsed() < HOLDS)
-        {
-            return Ok(Arc::clone(seen));
+        loop {
+            let change = self.attention.change_of(key);
+            let manifest = self.manifest_stamp(key)?;
+            if let Some(seen) = self.usages.branches().get(key)
+                && (seen.change, seen.manifest) == (change, manifest)
+                && (change.is_none() || seen.when.elapsed() < HOLDS)
+            {
+                return Ok(Arc::clone(seen));
+            }
+            match self.look(key, change, manifest) {
+                Ok(seen) => {
+                    let seen = Arc::new(seen);
+                    self.usages.branches().insert(key.clone(), Arc::clone(&seen));
+                    return Ok(seen);
+                }
+                // Layers that were merged meanwhile are gone.
+                Err(_) if self.manifest_stamp(key)? != manifest => {}
+                Err(error) => return Err(error),
+            }
         }
-        let seen = Arc::new(self.look(key, change, manifest)?);
-        self.usages.branches().insert(key.clone(), Arc::clone(&seen));
-        Ok(seen)
     }
 
     fn manifest_stamp(&self, key: &BranchKey) -> Result<(u64, i64), Error> {
