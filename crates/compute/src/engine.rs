@@ -6,6 +6,7 @@
 
 mod assemble;
 mod attention;
+mod backup;
 mod compact;
 mod confine;
 mod create;
@@ -23,7 +24,9 @@ mod wal;
 
 use pgdata::Lsn;
 
+pub use backup::Held;
 pub use compact::Compaction;
+pub(crate) use create::make_branch_directories;
 pub use home::Engine;
 pub use run::remove_caches;
 

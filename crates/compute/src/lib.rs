@@ -1,5 +1,6 @@
 //! PostgreSQL as a process, and branches of its data directory.
 
+pub mod backup;
 pub mod confinement;
 pub mod elf;
 pub mod engine;

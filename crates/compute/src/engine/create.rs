@@ -216,6 +216,15 @@ pub(super) fn make_skeleton(new: &Path) -> Result<(), Error> {
     PRIVATE_DIRECTORIES.iter().try_for_each(|name| make(&new.join("pgdata").join(name)))
 }
 
+/// The directories of a branch that is made from elsewhere, with a place for shared WAL.
+pub(crate) fn make_branch_directories(path: &Path) -> std::io::Result<()> {
+    make_skeleton(path).map_err(|error| match error {
+        Error::Io { source, .. } => source,
+        other => std::io::Error::other(other.to_string()),
+    })?;
+    super::segments::make_shared(path)
+}
+
 pub(super) fn read_control(cluster: &Path) -> Result<ControlFile, Error> {
     let path = cluster.join("global/pg_control");
     let bytes = fs::read(&path).context(|| format!("could not read {}", path.display()))?;

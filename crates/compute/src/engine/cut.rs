@@ -13,6 +13,7 @@ use store::RelPath;
 use store::gate::{Gate, GiveUp};
 use store::home::Prepared;
 use store::layer::{Layer, arena, seal};
+use store::manifest::Manifest;
 use store::moment::{Moment, reached};
 use store::stack::Stack;
 use store::sys::{self, Fd};
@@ -73,7 +74,7 @@ impl Engine {
         if new.exists() {
             fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
         }
-        let made = self.cut_into(parent, child, &new);
+        let made = self.cut_into(parent, child, &new, Some(parent.to_string()));
         self.may_compact(parent);
         // What was sealed is looked after under either name: one of the two may go.
         self.attention.call(parent);
@@ -101,7 +102,7 @@ impl Engine {
 
     /// A branch that did not stop cleanly is recovered by PostgreSQL before it is cut, and stopped again:
     /// the compute that serves it is started with its own settings. Under the branch's lock.
-    fn recover_first(&self, parent: &BranchKey) -> Result<(), Error> {
+    pub(super) fn recover_first(&self, parent: &BranchKey) -> Result<(), Error> {
         match self.state(parent)? {
             ComputeState::Running { .. } => Ok(()),
             ComputeState::Orphans { pids } => Err(Error::Refused(
@@ -122,7 +123,14 @@ impl Engine {
         }
     }
 
-    fn cut_into(&self, parent: &BranchKey, child: &BranchKey, new: &Path) -> Result<CutInfo, Error> {
+    /// `recorded_parent` is who the child's record says that it comes from.
+    pub(super) fn cut_into(
+        &self,
+        parent: &BranchKey,
+        child: &BranchKey,
+        new: &Path,
+        recorded_parent: Option<String>,
+    ) -> Result<CutInfo, Error> {
         let parent_record = self.record(parent)?;
         make_skeleton(new)?;
         reached(Moment::SkeletonMade);
@@ -157,7 +165,7 @@ impl Engine {
         self.sync_small_files(&prepared)?;
         let record = CutRecord {
             version: 1,
-            parent: Some(parent.to_string()),
+            parent: recorded_parent,
             redo_lsn: seen.control.redo_lsn.0,
             checkpoint_lsn: seen.control.checkpoint_lsn.0,
             end_lsn: end.0,
@@ -172,13 +180,25 @@ impl Engine {
             .home
             .child_manifest(&prepared, record.encode()?)
             .context(|| format!("could not make the layer of branch {child}"))?;
+        self.publish_child(child, new, &manifest, &self.recorded_server(parent)?, batch)?;
+        self.sync_behind(&prepared);
+        Ok(record.info())
+    }
+
+    /// Publishes a child whose open layer was just made.
+    pub(super) fn publish_child(
+        &self,
+        child: &BranchKey,
+        new: &Path,
+        manifest: &Manifest,
+        server: &Server,
+        mut batch: Batch,
+    ) -> Result<(), Error> {
         let layer = self.home.layer_path(manifest.top().layer);
         batch.directory(&layer);
         layer.parent().into_iter().for_each(|group| batch.directory(group));
         batch.directory(&self.home.layers_path());
-        self.publish(child, new, &manifest, &self.recorded_server(parent)?, batch)?;
-        self.sync_behind(&prepared);
-        Ok(record.info())
+        self.publish(child, new, manifest, server, batch)
     }
 
     fn cut_open(
@@ -327,7 +347,7 @@ impl Engine {
             })
     }
 
-    fn segments(&self, key: &BranchKey) -> Result<Segments, Error> {
+    pub(super) fn segments(&self, key: &BranchKey) -> Result<Segments, Error> {
         Segments::of(&self.directory(key)).context(|| format!("could not open the WAL of branch {key}"))
     }
 
@@ -389,7 +409,17 @@ impl Engine {
         let text = fs::read(&path).context(|| format!("could not read {}", path.display()))?;
         let record: ServerRecord = serde_json::from_slice(&text)
             .map_err(|error| Error::Damaged(format!("{}: {error}", path.display())))?;
-        Ok(Server { bin_dir: record.bin_dir, major: record.major, minor: record.minor })
+        let recorded = Server { bin_dir: record.bin_dir, major: record.major, minor: record.minor };
+        if recorded.bin_dir.join("postgres").exists() {
+            return Ok(recorded);
+        }
+        // Restored from a backup, or the server was installed elsewhere since.
+        self.usual_server.get().filter(|usual| usual.major == recorded.major).cloned().ok_or_else(|| {
+            let (major, place) = (recorded.major, recorded.bin_dir.display());
+            Error::Postgres(format!(
+                "branch {key} needs PostgreSQL {major}, which is not in {place} any more"
+            ))
+        })
     }
 }
 
@@ -470,7 +500,7 @@ fn copy_slots(parent: &Path, child: &Path) -> Result<(), Error> {
 }
 
 /// Configuration is not part of a moment in time: the child gets a copy.
-fn copy_settings(parent: &Path, child: &Path, batch: &mut Batch) -> Result<(), Error> {
+pub(super) fn copy_settings(parent: &Path, child: &Path, batch: &mut Batch) -> Result<(), Error> {
     let what = || format!("could not copy the configuration from {}", parent.display());
     for entry in fs::read_dir(parent).context(what)? {
         let entry = entry.context(what)?;

@@ -19,6 +19,7 @@ use super::usage::Usages;
 use super::{BranchKey, Error};
 use crate::limits::{Limiter, Limits};
 use crate::process;
+use crate::server::Server;
 
 /// The branches of one home.
 pub struct Engine {
@@ -27,6 +28,8 @@ pub struct Engine {
     pub(super) sockets: PathBuf,
     /// Files of extensions that every server finds among its own.
     pub(super) extensions: OnceLock<PathBuf>,
+    /// The server of new branches, and of those whose own is not where it was.
+    pub(super) usual_server: OnceLock<Server>,
     /// Held by whoever syncs and indexes a sealed layer: the cut's own thread or maintenance.
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
@@ -82,6 +85,7 @@ impl Engine {
             shim: shim.to_owned(),
             sockets: sockets.to_owned(),
             extensions: OnceLock::new(),
+            usual_server: OnceLock::new(),
             sealing: Arc::default(),
             locks: Mutex::default(),
             limiter: OnceLock::new(),
@@ -106,6 +110,12 @@ impl Engine {
         // Computes have another working directory.
         let absolute = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
         let _ = self.extensions.set(absolute);
+    }
+
+    /// Takes `server` for branches whose recorded server is not where it was: in a home that was restored on
+    /// another machine, say. The first one that is named counts.
+    pub fn fall_back_to(&self, server: &Server) {
+        let _ = self.usual_server.set(server.clone());
     }
 
     /// Directory of the compute's unix socket (0700, short enough for a socket path).

@@ -108,7 +108,7 @@ impl Engine {
         self.tend_wal(key, mark)
     }
 
-    fn seal(&self, layer: u64) -> store::Result<()> {
+    pub(super) fn seal(&self, layer: u64) -> store::Result<()> {
         if self.home.layer_path(layer).join("index").exists() {
             return Ok(());
         }
