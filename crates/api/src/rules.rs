@@ -152,7 +152,8 @@ const TABLE: &[(&str, &str, Rule)] = &[
     // Statements may stand in it.
     ("GET", own!("/projects/{project}/branches/{branch}/log"), OnProject(Manage)),
     ("POST", own!("/projects/{project}/branches/{branch}/superuser"), Of(Administer)),
-    // Writes to any directory of the host.
+    // Both write to any directory of the host.
+    ("POST", own!("/backup"), Of(Administer)),
     ("POST", own!("/projects/{project}/branches/{branch}/export"), Of(Administer)),
 ];
 

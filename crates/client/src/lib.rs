@@ -20,9 +20,10 @@ pub use error::Error;
 pub use identity::{Federation, NewSecret, NewToken, Principal, Right, Token, Whoami};
 pub use remote::{Remote, RemoteError};
 pub use resources::{
-    AuditEntry, AuditLog, Authority, Branch, BranchStatus, Compute, Connection, DatabaseCredential, Endpoint,
-    EndpointSettings, EndpointStatus, Host, Hosts, Log, Operation, OperationError, OwnBranch, OwnEndpoint,
-    Postgres, Project, ProjectStatus, Status, Superuser, Tag, Usage, Wake,
+    AuditEntry, AuditLog, Authority, BackupReport, Branch, BranchStatus, Compute, Connection,
+    DatabaseCredential, Endpoint, EndpointSettings, EndpointStatus, Host, Hosts, Log, Operation,
+    OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Superuser, Tag, Usage,
+    Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -436,6 +437,29 @@ impl Client {
                 return Err(Error::Failed { code: "INTERNAL_ERROR".to_owned(), message: text.to_owned() });
             } else if line["finished"] == true {
                 return Ok(());
+            }
+        }
+        Err(Error::Protocol("the daemon ended the answer early".to_owned()))
+    }
+
+    /// Has the daemon back up the whole home into a directory of its host. `progress` gets bytes done and
+    /// bytes to write, about.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or as for every call.
+    pub async fn backup(
+        &self,
+        dir: &Path,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<BackupReport, Error> {
+        let mut lines = self.send(Method::POST, &format!("{OWN}/backup"), Some(json!({"dir": dir}))).await?;
+        while let Some(mut line) = lines.next_line().await? {
+            if let (Some(done), Some(total)) = (line["done"].as_u64(), line["total"].as_u64()) {
+                progress(done, total);
+            } else if let Some(text) = line["error"].as_str() {
+                return Err(Error::Failed { code: "INTERNAL_ERROR".to_owned(), message: text.to_owned() });
+            } else if line["backup"].is_object() {
+                return decode(line["backup"].take());
             }
         }
         Err(Error::Protocol("the daemon ended the answer early".to_owned()))

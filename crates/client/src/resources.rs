@@ -356,6 +356,25 @@ pub struct Log {
     pub next_offset: u64,
 }
 
+/// What a backup came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupReport {
+    /// Of the backups into this directory, which one.
+    pub number: u64,
+    /// Branches in it.
+    pub branches: u64,
+    /// Of these, changed since the backup before.
+    pub branches_copied: u64,
+    /// Layers in it.
+    pub layers: u64,
+    /// Of these, not in the directory before.
+    pub layers_copied: u64,
+    /// Bytes of the whole backup.
+    pub bytes: u64,
+    /// Bytes written for it now.
+    pub bytes_copied: u64,
+}
+
 /// Space of a branch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

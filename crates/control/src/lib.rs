@@ -6,6 +6,7 @@
 
 mod admission;
 pub mod app;
+pub mod backup;
 mod catalog;
 pub mod clock;
 mod computes;

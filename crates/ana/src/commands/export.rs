@@ -46,7 +46,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
 
 /// The daemon writes the directory. Where root calls, it runs as another user and could not make
 /// it in most places.
-fn make_writable_for_daemon(global: &Global, dir: &std::path::Path) -> Result<(), Failure> {
+pub(super) fn make_writable_for_daemon(global: &Global, dir: &std::path::Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     if system::effective_uid() != 0 || dir.exists() {
         return Ok(());

@@ -2,6 +2,7 @@
 
 mod audit;
 mod auth;
+mod backup;
 mod branch;
 mod ca;
 mod completions;
@@ -76,6 +77,7 @@ enum Command {
     Ca(ca::Args),
     Psql(psql::Args),
     Export(export::Args),
+    Backup(backup::Args),
     Logs(logs::Args),
     Metrics(metrics::Args),
     #[command(subcommand)]
@@ -126,6 +128,7 @@ impl Arguments {
             Command::Env(args) => wait_for(env::run(global, args)),
             Command::Psql(args) => psql::run(global, args),
             Command::Export(args) => wait_for(export::run(global, args)),
+            Command::Backup(args) => backup::run(global, args),
         }
     }
 }

@@ -458,6 +458,31 @@ fn own() -> Vec<(&'static str, Value)> {
                 ("error", text("In the last line, where it failed")),
             ]),
         ),
+        (
+            "BackupRequest",
+            object([("dir", text("Absolute path; empty, or with an earlier backup of this home"))]),
+        ),
+        (
+            "BackupLine",
+            object([
+                ("done", integer("Bytes written")),
+                ("total", integer("Bytes to write, about")),
+                ("backup", reference("BackupReport")),
+                ("error", text("In the last line, where it failed")),
+            ]),
+        ),
+        (
+            "BackupReport",
+            object([
+                ("number", integer("Of the backups into this directory, which one")),
+                ("branches", integer("Branches in it")),
+                ("branches_copied", integer("Of these, changed since the backup before")),
+                ("layers", integer("Layers in it")),
+                ("layers_copied", integer("Of these, not in the directory before")),
+                ("bytes", integer("Bytes of the whole backup")),
+                ("bytes_copied", integer("Bytes written for it now")),
+            ]),
+        ),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! The routes, one module for each kind of resource.
 
+mod backup;
 mod branches;
 mod browser;
 mod credentials;
@@ -51,6 +52,7 @@ pub(crate) fn described() -> Routes {
         .merge(browser::routes())
         .merge(principals::routes())
         .merge(own::routes())
+        .merge(backup::routes())
         .merge(front::routes())
         .merge(power::routes())
         .undocumented(later::routes())

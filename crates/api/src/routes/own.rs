@@ -271,8 +271,8 @@ async fn export(
 }
 
 /// A body of JSON lines as they come.
-struct Lines {
-    reader: mpsc::Receiver<Value>,
+pub(super) struct Lines {
+    pub(super) reader: mpsc::Receiver<Value>,
 }
 
 impl hyper::body::Body for Lines {

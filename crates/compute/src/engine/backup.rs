@@ -22,6 +22,7 @@ use super::create::make_skeleton;
 use super::cut::copy_settings;
 use super::durable::Batch;
 use super::home::{Context, Engine};
+use super::maintain::disk_usage;
 use super::{BranchKey, ComputeState, CutInfo, Error};
 use crate::backup::{LayerName, Sum, Writer, write_layer};
 
@@ -158,6 +159,11 @@ impl Engine {
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Disk space of a layer of a captured branch, bytes.
+    pub fn layer_bytes(&self, name: LayerName) -> u64 {
+        disk_usage(&self.home.layer_path(name.id))
     }
 
     /// Writes a layer of a captured branch as a pack.

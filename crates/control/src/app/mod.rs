@@ -177,6 +177,7 @@ impl Control {
         let extensions = settings.home.join("run/extension");
         crate::catalog::extension::install(&extensions)?;
         engine.offer_extensions(&extensions);
+        engine.fall_back_to(&server);
         let now = clock.now();
         let (owner, home_id, workspace_id) = db.write(|tx| {
             let owner = match settings::get(tx, settings::OWNER)? {

@@ -14,6 +14,7 @@ pub mod principals;
 pub mod projects;
 pub mod settings;
 pub mod signing_keys;
+pub mod snapshot;
 pub mod tokens;
 
 use std::path::Path;

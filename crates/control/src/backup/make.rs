@@ -1,0 +1,538 @@
+//! Making a backup while everything runs.
+//!
+//! The order decides what fits together. First the rows, then the keys, then a cut of each branch: a branch
+//! that is made meanwhile is not in the backup; one that goes meanwhile is taken out of the copied rows; and a
+//! key file read before the cut opens whatever the cut holds, since keys are dropped only after the data has
+//! others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use compute::backup::{LayerName, Writer, sum_of_whole};
+use compute::engine::{BranchKey, Engine, Held};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::write::{make_directory, sync_directory, write_file};
+use super::{
+    BRANCHES, BackedUpBranch, BackupFile, LAYERS, LOCK, MANIFEST, Manifest, PACK_END, VERSION, layer_file,
+    lock,
+};
+use crate::app::{Control, key_of};
+use crate::db::{branches, projects, settings, snapshot};
+use crate::error::{Error, Refusal};
+use crate::model::{Branch, Principal, State};
+
+/// Action in the audit log.
+const ACTION: &str = "backup.create";
+
+/// A backup that may begin: its directory is locked.
+pub struct BegunBackup {
+    dir: PathBuf,
+    principal: Principal,
+    before: Option<Manifest>,
+    _lock: Option<File>,
+}
+
+/// What a backup came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupReport {
+    /// Number of the backup.
+    pub number: u64,
+    /// Branches in it.
+    pub branches: usize,
+    /// Of these, how many had changed since the backup before.
+    pub branches_copied: usize,
+    /// Layers in it.
+    pub layers: usize,
+    /// Of these, how many were not in the directory yet.
+    pub layers_copied: usize,
+    /// Bytes of the whole backup.
+    pub bytes: u64,
+    /// Bytes that were written for it now.
+    pub bytes_copied: u64,
+}
+
+/// A branch that stands still for the backup.
+struct Captured {
+    row: Branch,
+    key: BranchKey,
+    held: Held,
+}
+
+/// Captured branches, let go of when dropped.
+struct Captures {
+    engine: Arc<Engine>,
+    all: Vec<Captured>,
+    /// One whose making may have been cut short.
+    begun: Vec<BranchKey>,
+}
+
+impl Drop for Captures {
+    fn drop(&mut self) {
+        for key in &self.begun {
+            if let Err(error) = self.engine.delete(key) {
+                tracing::warn!(branch = %key, %error, "what a backup held is removed by the next daemon");
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Makes the directory ready for a backup of this home.
+    ///
+    /// # Errors
+    /// The directory cannot be used, holds something else, or a backup into it is being made.
+    pub async fn begin_backup(
+        self: &Arc<Self>,
+        principal: Principal,
+        dir: PathBuf,
+    ) -> Result<BegunBackup, Error> {
+        self.blocking(move |control| {
+            let target = dir.display().to_string();
+            let outcome = control.prepare_directory(&dir);
+            let (before, held) = control.note_refusal(&principal, ACTION, &target, outcome)?;
+            Ok(BegunBackup { dir, principal, before, _lock: held })
+        })
+        .await
+    }
+
+    fn prepare_directory(&self, dir: &Path) -> Result<(Option<Manifest>, Option<File>), Error> {
+        let failed = |source: std::io::Error| {
+            Error::refused(Refusal::BadRequest, format!("cannot use {}: {source}", dir.display()))
+                .with_hint("name a directory that the daemon's user may write to")
+        };
+        if !dir.exists() {
+            make_directory(dir).map_err(failed)?;
+        }
+        let place = dir.canonicalize().map_err(failed)?;
+        let home = self.settings.home.canonicalize().map_err(failed)?;
+        if place.starts_with(&home) {
+            return Err(Error::refused(Refusal::BadRequest, format!("{} lies in the home", dir.display()))
+                .with_hint("choose a directory on another disk"));
+        }
+        let names = fs::read_dir(dir).and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<BTreeSet<_>>>()
+        });
+        let names = names.map_err(failed)?;
+        let foreign = |name: &&std::ffi::OsString| {
+            let name = name.to_string_lossy();
+            !([MANIFEST, LOCK, LAYERS, BRANCHES, "lost+found"].contains(&&*name)
+                || name.starts_with("home-")
+                || name.starts_with(MANIFEST))
+        };
+        let before = Manifest::find(dir)?;
+        if let Some(name) = names.iter().find(foreign)
+            && before.is_none()
+        {
+            return Err(Error::refused(
+                Refusal::BadRequest,
+                format!("{} is no backup and not empty: {}", dir.display(), name.to_string_lossy()),
+            )
+            .with_hint("choose another directory"));
+        }
+        let home_id = self.db.read(|c| settings::get(c, settings::HOME_ID))?.unwrap_or_default();
+        if before.as_ref().is_some_and(|before| before.home_id != home_id) {
+            return Err(Error::refused(
+                Refusal::BadRequest,
+                format!("{} holds a backup of another home", dir.display()),
+            )
+            .with_hint("choose another directory"));
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        let held = lock(dir, true)?;
+        // Whoever held the lock may have replaced it.
+        let before = Manifest::find(dir)?;
+        for name in [LAYERS, BRANCHES] {
+            make_directory(&dir.join(name)).map_err(failed)?;
+        }
+        Ok((before, held))
+    }
+
+    /// Makes the backup. `progress` gets bytes done and bytes in all, about.
+    ///
+    /// # Errors
+    /// A branch cannot be cut, or a disk said no. The backup before is as it was.
+    pub async fn make_backup(
+        self: &Arc<Self>,
+        begun: BegunBackup,
+        mut progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<BackupReport, Error> {
+        self.blocking(move |control| {
+            let target = begun.dir.display().to_string();
+            let outcome = control.back_up(&begun, &mut progress);
+            let report = control.note_refusal(&begun.principal, ACTION, &target, outcome)?;
+            let detail = format!(
+                "number {}: {} branches, {} of {} layers copied",
+                report.number, report.branches, report.layers_copied, report.layers
+            );
+            control.db.write(|tx| control.note(tx, &begun.principal, ACTION, &target, "done", &detail))?;
+            tracing::info!(dir = target, number = report.number, bytes = report.bytes_copied, "backup made");
+            Ok(report)
+        })
+        .await
+    }
+
+    fn back_up(
+        self: &Arc<Self>,
+        begun: &BegunBackup,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<BackupReport, Error> {
+        let begin = self.clock.now();
+        let scratch = Scratch::new(&self.settings.home)?;
+        let rows = scratch.path.join("meta.db");
+        self.db.read(|c| snapshot::take(c, &rows))?;
+        let (home_id, all, names) = snapshot::read(&rows, |c| {
+            let home_id = settings::get(c, settings::HOME_ID)?.unwrap_or_default();
+            let projects = projects::list(c, true)?;
+            let mut all = Vec::new();
+            for project in &projects {
+                let rows = branches::list(c, &project.uid, true)?;
+                all.extend(rows.into_iter().filter(|row| row.state != State::Creating));
+            }
+            Ok((home_id, all, projects))
+        })?;
+        let keys = self.key_files(&all)?;
+        let mut captures = self.capture_all(all, &keys)?;
+        // A project is whole or not there: its default branch goes last.
+        let whole: BTreeSet<&str> = names
+            .iter()
+            .filter(|project| captures.all.iter().any(|one| one.row.uid == project.default_branch))
+            .map(|project| project.uid.as_str())
+            .collect();
+        captures.all.retain(|one| whole.contains(one.row.project.as_str()));
+        let kept: Vec<&str> = captures.all.iter().map(|one| one.row.uid.as_str()).collect();
+        snapshot::keep(&rows, &kept, self.clock.now())?;
+
+        let number = begun.before.as_ref().map_or(1, |before| before.number + 1);
+        let stopped = || self.watch.is_stopped();
+        let mut copy = Copying::new(begun, number, &self.engine, &captures, progress, &stopped)?;
+        for name in copy.missing.clone() {
+            copy.layer(name)?;
+        }
+        let mut branches = Vec::new();
+        for one in &captures.all {
+            let project = names.iter().find(|project| project.uid == one.row.project);
+            branches.push(copy.branch(one, project.map_or("", |project| &project.id))?);
+        }
+        let home = copy.home(&rows, &keys, &kept)?;
+        let manifest = Manifest {
+            version: VERSION,
+            ana: env!("CARGO_PKG_VERSION").to_owned(),
+            number,
+            home_id,
+            begin_time: begin.to_string(),
+            end_time: self.clock.now().to_string(),
+            postgres: self.server.major,
+            home,
+            branches,
+            files: copy.files.values().cloned().collect(),
+        };
+        copy.publish(&manifest)?;
+        Ok(BackupReport {
+            number,
+            branches: manifest.branches.len(),
+            branches_copied: copy.branches_copied,
+            layers: copy.layers,
+            layers_copied: copy.missing.len(),
+            bytes: manifest.bytes(),
+            bytes_copied: copy.done,
+        })
+    }
+
+    /// Key files by their paths below the home: the home's own, and those of branches that are there.
+    fn key_files(&self, rows: &[Branch]) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        let keys = self.settings.home.join("keys");
+        let mut files = BTreeMap::new();
+        let mut wanted: Vec<String> = rows.iter().map(|row| format!("{}.json", row.uid)).collect();
+        wanted.extend(["ca.key", "ca.pem"].map(str::to_owned));
+        for entry in fs::read_dir(keys.join("signing")).into_iter().flatten().flatten() {
+            wanted.push(format!("signing/{}", entry.file_name().to_string_lossy()));
+        }
+        for name in wanted {
+            match fs::read(keys.join(&name)) {
+                Ok(bytes) => {
+                    files.insert(format!("keys/{name}"), bytes);
+                }
+                // Gone since it was listed, or never there.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(Error::io(format!("cannot read {}", keys.join(name).display()), source));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn capture_all(
+        self: &Arc<Self>,
+        rows: Vec<Branch>,
+        keys: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Captures, Error> {
+        let mut captures = Captures { engine: Arc::clone(&self.engine), all: Vec::new(), begun: Vec::new() };
+        let mark = self.new_uid("backup")?;
+        let mut cut = Vec::new();
+        for (place, row) in rows.into_iter().enumerate() {
+            // Without keys its data is on its way out.
+            if !keys.contains_key(&format!("keys/{}.json", row.uid)) {
+                continue;
+            }
+            if self.watch.is_stopped() {
+                return Err(ending());
+            }
+            let held = key_of(&format!("{mark}-{place}"))?;
+            self.size_before_cut(&row.uid)?;
+            captures.begun.push(held.clone());
+            match self.engine.capture(&key_of(&row.uid)?, &held) {
+                Ok(_) => cut.push((row, held)),
+                Err(compute::engine::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for (row, key) in cut {
+            let held = self.engine.held(&key)?;
+            captures.all.push(Captured { row, key, held });
+        }
+        Ok(captures)
+    }
+}
+
+/// A directory of the home for the copy of the rows.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new(home: &Path) -> Result<Scratch, Error> {
+        let path = home.join(format!("run/backup-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        make_directory(&path)
+            .map_err(|source| Error::io(format!("cannot make {}", path.display()), source))?;
+        Ok(Scratch { path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The copying of one backup.
+struct Copying<'a> {
+    begun: &'a BegunBackup,
+    number: u64,
+    engine: &'a Engine,
+    progress: &'a mut dyn FnMut(u64, u64),
+    stopped: &'a dyn Fn() -> bool,
+    /// Every file of the new backup, by name.
+    files: BTreeMap<String, BackupFile>,
+    /// Layers that are to be copied.
+    missing: Vec<LayerName>,
+    layers: usize,
+    branches_copied: usize,
+    done: u64,
+    total: u64,
+}
+
+impl<'a> Copying<'a> {
+    fn new(
+        begun: &'a BegunBackup,
+        number: u64,
+        engine: &'a Engine,
+        captures: &Captures,
+        progress: &'a mut dyn FnMut(u64, u64),
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Result<Copying<'a>, Error> {
+        let names: BTreeSet<LayerName> =
+            captures.all.iter().flat_map(|one| one.held.layers.iter().copied()).collect();
+        let (mut files, mut missing) = (BTreeMap::new(), Vec::new());
+        for name in &names {
+            match present(begun, &layer_file(*name))? {
+                Some(file) => {
+                    files.insert(file.name.clone(), file);
+                }
+                None => missing.push(*name),
+            }
+        }
+        let total = missing.iter().map(|name| engine.layer_bytes(*name)).sum();
+        let (layers, done, branches_copied) = (names.len(), 0, 0);
+        Ok(Copying {
+            begun,
+            number,
+            engine,
+            progress,
+            stopped,
+            files,
+            missing,
+            layers,
+            branches_copied,
+            done,
+            total,
+        })
+    }
+
+    fn write(
+        &mut self,
+        name: String,
+        work: impl FnOnce(&mut super::write::Writing<'_>) -> Result<compute::backup::Sum, Error>,
+    ) -> Result<(), Error> {
+        let (done, total) = (&mut self.done, self.total);
+        let (progress, stopped) = (&mut *self.progress, self.stopped);
+        let mut passed = |bytes| {
+            *done += bytes;
+            progress(*done, total.max(*done));
+            if stopped() { Err(std::io::Error::other("the daemon ends")) } else { Ok(()) }
+        };
+        let path = self.begun.dir.join(&name);
+        let failed = |source| Error::io(format!("cannot write {}", path.display()), source);
+        let sum = write_file(&self.begun.dir, &name, &mut passed, |out| work(out).map_err(Failed::Work))
+            .map_err(|error| match error {
+                Failed::Work(error) => error,
+                Failed::Disk(source) => failed(source),
+            })?;
+        self.files.insert(name.clone(), BackupFile::new(name, sum));
+        Ok(())
+    }
+
+    fn layer(&mut self, name: LayerName) -> Result<(), Error> {
+        let engine = self.engine;
+        self.write(layer_file(name), |out| Ok(engine.pack_layer(name, out)?))
+    }
+
+    /// Takes over what the backup before has of a branch that did not change, or copies it.
+    fn branch(&mut self, one: &Captured, project: &str) -> Result<BackedUpBranch, Error> {
+        let before = self.begun.before.as_ref().and_then(|before| {
+            before
+                .branches
+                .iter()
+                .find(|other| other.uid == one.row.uid && other.fingerprint == one.held.fingerprint)
+        });
+        let before = match before {
+            Some(before) => present(self.begun, &before.pack)?.map(|file| (before, file)),
+            None => None,
+        };
+        let info = &one.held.info;
+        let mut branch = BackedUpBranch {
+            uid: one.row.uid.clone(),
+            project: project.to_owned(),
+            branch: one.row.id.clone(),
+            state: one.row.state.as_str().to_owned(),
+            lsn: info.end_lsn.to_string(),
+            time: Timestamp::from_microsecond(info.time_us).unwrap_or_default().to_string(),
+            pack: format!("{BRANCHES}/{}-{}{PACK_END}", one.row.uid, self.number),
+            layers: one.held.layers.iter().map(LayerName::to_string).collect(),
+            fingerprint: one.held.fingerprint.clone(),
+        };
+        if let Some((before, file)) = before {
+            branch.pack = before.pack.clone();
+            self.files.insert(file.name.clone(), file);
+            return Ok(branch);
+        }
+        let engine = self.engine;
+        self.write(branch.pack.clone(), |out| Ok(engine.pack_branch(&one.key, out)?))?;
+        self.branches_copied += 1;
+        Ok(branch)
+    }
+
+    /// The rows and the keys.
+    fn home(
+        &mut self,
+        rows: &Path,
+        keys: &BTreeMap<String, Vec<u8>>,
+        kept: &[&str],
+    ) -> Result<String, Error> {
+        let name = format!("home-{}{PACK_END}", self.number);
+        let belongs = |path: &str| {
+            let uid = path.strip_prefix("keys/").and_then(|name| name.strip_suffix(".json"));
+            uid.is_none_or(|uid| kept.contains(&uid))
+        };
+        self.write(name.clone(), |out| {
+            let failed = |source| Error::io("cannot copy the metadata", source);
+            let pack = || {
+                let mut writer = Writer::new(out)?;
+                writer.directory(b"keys")?;
+                writer.directory(b"keys/signing")?;
+                for (path, bytes) in keys.iter().filter(|(path, _)| belongs(path)) {
+                    writer.bytes(path.as_bytes(), 0o600, bytes)?;
+                }
+                let file = File::open(rows)?;
+                let length = file.metadata()?.len();
+                writer.file(b"meta.db", 0o600, length, &file, &[(0, length)])?;
+                Ok(writer.finish()?.1)
+            };
+            pack().map_err(failed)
+        })?;
+        Ok(name)
+    }
+
+    /// Makes this the backup, and removes what only earlier ones needed.
+    fn publish(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        let dir = &self.begun.dir;
+        let failed = |source| Error::io(format!("cannot write {}", dir.join(MANIFEST).display()), source);
+        let text = serde_json::to_vec_pretty(manifest).map_err(|error| Error::Internal(error.to_string()))?;
+        let written = || {
+            for directory in [dir.join(LAYERS), dir.join(BRANCHES), dir.clone()] {
+                sync_directory(&directory)?;
+            }
+            write_file(dir, MANIFEST, &mut |_| Ok(()), |out| {
+                std::io::Write::write_all(out, &text)?;
+                Ok::<(), std::io::Error>(())
+            })?;
+            sync_directory(dir)
+        };
+        written().map_err(failed)?;
+        for place in ["", LAYERS, BRANCHES] {
+            for entry in fs::read_dir(dir.join(place)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let path = if place.is_empty() { name } else { format!("{place}/{name}") };
+                let keep = [MANIFEST, LOCK].contains(&path.as_str()) || self.files.contains_key(&path);
+                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+                // What cannot be removed takes space, and the next backup tries again.
+                if is_file && !keep && is_ours(&path) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file in the directory of a backup was made by one.
+fn is_ours(path: &str) -> bool {
+    let path = path.strip_suffix(super::PART_END).unwrap_or(path);
+    let packed = path.ends_with(PACK_END) && (path.starts_with(BRANCHES) || path.starts_with("home-"));
+    packed || super::layer_of(path).is_some() || path == MANIFEST
+}
+
+/// A file of an earlier backup, or of one that was cut short, if it is whole. Its name says what is in it.
+fn present(begun: &BegunBackup, name: &str) -> Result<Option<BackupFile>, Error> {
+    let path = begun.dir.join(name);
+    let failed = |source| Error::io(format!("cannot read {}", path.display()), source);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed)?,
+    };
+    let known = begun.before.as_ref().and_then(|before| before.file(name));
+    let Some(sum) = sum_of_whole(&file).map_err(failed)? else { return Ok(None) };
+    let found = BackupFile::new(name.to_owned(), sum);
+    Ok(Some(found).filter(|found| known.is_none_or(|known| known == found)))
+}
+
+fn ending() -> Error {
+    Error::refused(Refusal::BadRequest, "the daemon ends")
+}
+
+enum Failed {
+    Work(Error),
+    Disk(std::io::Error),
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Failed {
+        Failed::Disk(error)
+    }
+}
