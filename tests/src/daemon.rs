@@ -110,6 +110,29 @@ impl Home {
         base.flatten().next().map(|entry| entry.path())
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path.join("ana"));
+        command.args(arguments).current_dir("/").env_clear();
+        for name in ["PATH", "ANABRANCH_LOG"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command
+            .env("HOME", self.path.join("user"))
+            .env("XDG_RUNTIME_DIR", self.path.join("run"))
+            .env("ANABRANCH_HOME", self.data())
+            .env("ANABRANCH_PG_BIN", &self.bin_dir)
+            .env("ANABRANCH_PG_PORT", "0")
+            .env("ANABRANCH_HTTP_PORT", "0");
+        command
+    }
+
+    /// Runs a command of the program under test on this home: exit code, what it printed, what it said.
+    pub fn ana(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
     /// Starts the daemon; returns once it answers, or stands still at the moment `still`, see
     /// [`store::moment`].
     pub fn start(&self, still: Option<&str>) -> Daemon {
@@ -122,18 +145,8 @@ impl Home {
     }
 
     fn start_with(&self, still: Option<&str>, settings: &[(&str, &str)]) -> Daemon {
-        let mut command = Command::new(self.path.join("ana"));
-        command.arg("serve").current_dir("/").env_clear();
-        for name in ["PATH", "ANABRANCH_LOG"] {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
+        let mut command = self.command(&["serve"]);
         command
-            .env("HOME", self.path.join("user"))
-            .env("XDG_RUNTIME_DIR", self.path.join("run"))
-            .env("ANABRANCH_HOME", self.data())
-            .env("ANABRANCH_PG_BIN", &self.bin_dir)
-            .env("ANABRANCH_PG_PORT", "0")
-            .env("ANABRANCH_HTTP_PORT", "0")
             .envs(still.map(|moment| (moment::VARIABLE, moment)))
             .envs(settings.iter().copied())
             .stdin(Stdio::null())

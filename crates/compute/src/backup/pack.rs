@@ -80,7 +80,7 @@ impl<W: Write> Writer<W> {
     /// As for every call.
     pub fn bytes(&mut self, path: &[u8], mode: u32, bytes: &[u8]) -> Result<()> {
         self.head(FILE, path, mode, bytes.len() as u64)?;
-        self.extent(0, bytes)?;
+        self.unless_empty(0, bytes)?;
         self.extent(0, b"")
     }
 
@@ -300,6 +300,7 @@ mod tests {
         let sparse = File::open(scratch.path().join("sparse")).unwrap();
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.directory(b"f").unwrap();
+        writer.bytes(b"f/empty", 0o600, b"").unwrap();
         writer.bytes(b"f/small", 0o600, b"small").unwrap();
         writer.file(b"f/sparse", 0o400, 1 << 20, &sparse, &[(0, 16_384), (1_040_384, 1 << 20)]).unwrap();
         writer.finish().unwrap().0
@@ -315,6 +316,7 @@ mod tests {
         let sum = unpack(&pack[..], &root).unwrap();
         assert_eq!(sum, sum_of(&pack[..]).unwrap());
         assert_eq!(fs::read(root.join("f/small")).unwrap(), b"small");
+        assert_eq!(fs::read(root.join("f/empty")).unwrap(), b"");
         let sparse = fs::read(root.join("f/sparse")).unwrap();
         let mut expected = vec![0; 1 << 20];
         expected[8192..8197].copy_from_slice(b"first");

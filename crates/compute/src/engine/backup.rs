@@ -22,7 +22,7 @@ use super::create::make_skeleton;
 use super::cut::copy_settings;
 use super::durable::Batch;
 use super::home::{Context, Engine};
-use super::maintain::disk_usage;
+use super::usage::disk_usage;
 use super::{BranchKey, ComputeState, CutInfo, Error};
 use crate::backup::{LayerName, Sum, Writer, write_layer};
 

@@ -294,7 +294,7 @@ fn add(path: &Path, bytes: &mut u64, linked: &mut BTreeMap<u64, (u64, SharedFile
 }
 
 /// Disk space of a tree of files that have one name each, bytes.
-fn disk_usage(path: &Path) -> u64 {
+pub(super) fn disk_usage(path: &Path) -> u64 {
     let mut bytes = 0;
     let mut linked = BTreeMap::new();
     add(path, &mut bytes, &mut linked);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use compute::backup::{LayerName, Sum, restore_branch, restore_layer, sum_of, unpack};
@@ -220,8 +220,7 @@ impl Reading<'_> {
         };
         // A damaged pack may ask for anything: what the disk said to that is not the cause.
         let sum = File::open(&path).and_then(|from| sum_of(BufReader::with_capacity(BUFFER, from)));
-        let whole = sum.is_ok_and(|sum| file.is(sum));
-        if whole && source.kind() != ErrorKind::InvalidData {
+        if sum.is_ok_and(|sum| file.is(sum)) {
             Err(Error::io(format!("cannot restore {} in {}", file.name, home.display()), source))
         } else {
             Err(damaged(dir, &file.name))
