@@ -54,6 +54,25 @@ impl Pinned {
     }
 }
 
+/// Opens an ordinary file below a directory for reading; no link is followed on the way.
+///
+/// # Errors
+/// It is not there, or is no file.
+pub fn open_below(root: &Path, path: &Path) -> Result<File> {
+    let mut at = Pinned::open(root)?;
+    for directory in path.parent().into_iter().flat_map(Path::components) {
+        at = Pinned::open(&at.path().join(directory))?;
+    }
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(at.path().join(name))?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(Error::new(ErrorKind::InvalidData, "this is no file"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +94,23 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
         File::create(scratch.path().join("large")).unwrap().set_len(LARGEST + 1).unwrap();
         assert!(read(&scratch.path().join("large")).is_err());
+    }
+
+    #[test]
+    fn no_link_is_followed_on_the_way_down() {
+        let scratch = Directory::new("guarded");
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir_all(at("layer/base/5")).unwrap();
+        fs::write(at("layer/base/5/1"), "block").unwrap();
+        fs::write(at("secret"), "secret").unwrap();
+        let open = |path: &str| open_below(&at("layer"), Path::new(path));
+        assert_eq!(std::io::read_to_string(open("base/5/1").unwrap()).unwrap(), "block");
+        std::os::unix::fs::symlink("../../../secret", at("layer/base/5/2")).unwrap();
+        std::os::unix::fs::symlink(at("layer/base"), at("layer/other")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(at("layer/base/pipe")).status().unwrap().success());
+        for path in ["base/5/2", "other/5/1", "base/pipe", "base/5", "none"] {
+            assert!(open(path).is_err(), "{path}");
+        }
     }
 
     #[test]

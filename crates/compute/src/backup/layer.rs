@@ -1,9 +1,10 @@
 //! Sealed layers as packs.
 
-use std::fs::{self, File};
-use std::io::{Error, ErrorKind, Result, Write};
+use std::ffi::OsStr;
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use store::layer::index::{Found, Index};
 use store::layer::{Kind, LayerId, directory_name};
 
 use super::pack::{Sum, Writer};
+use crate::guarded::open_below;
 
 /// What tells a sealed layer from all others: its number may be given again once the layer is gone, and a
 /// restored home gives numbers of its own. The index is written once, at the sealing.
@@ -31,12 +33,11 @@ impl LayerName {
     /// # Errors
     /// It has no index, or cannot be read.
     pub(crate) fn of(layers: &Path, id: LayerId) -> Result<LayerName> {
-        let path = directory(layers, id).join("index");
-        let written = fs::metadata(&path)?.modified()?;
-        let bytes = fs::read(&path)?;
-        let crc = bytes.get(12..16).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-        let since = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Ok(LayerName { id, crc: crc.ok_or(ErrorKind::InvalidData)?, written: since.as_nanos() as u64 })
+        let index = open_below(&directory(layers, id), Path::new("index"))?;
+        let mut crc = [0; 4];
+        index.read_exact_at(&mut crc, 12)?;
+        let since = index.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(LayerName { id, crc: u32::from_le_bytes(crc), written: since.as_nanos() as u64 })
     }
 
     /// As the name of a file reads.
@@ -62,7 +63,7 @@ impl std::fmt::Display for LayerName {
 }
 
 pub(crate) fn directory(layers: &Path, id: LayerId) -> std::path::PathBuf {
-    layers.join(std::ffi::OsStr::from_bytes(directory_name(id).as_bytes()))
+    layers.join(OsStr::from_bytes(directory_name(id).as_bytes()))
 }
 
 /// Writes a sealed layer as a pack: its index, and of its files what the index says that the layer holds.
@@ -70,10 +71,12 @@ pub(crate) fn directory(layers: &Path, id: LayerId) -> std::path::PathBuf {
 /// allocated more than was written, zeros would be taken for blocks.
 pub(crate) fn write_layer(layers: &Path, name: LayerName, out: impl Write) -> Result<Sum> {
     let layer = directory(layers, name.id);
-    let index_file = File::open(layer.join("index"))?;
+    let mut index_file = open_below(&layer, Path::new("index"))?;
     let index = Index::open(index_file.as_raw_fd(), true)?;
     let mut writer = Writer::new(out)?;
-    writer.bytes(b"index", 0o600, &fs::read(layer.join("index"))?)?;
+    let mut bytes = Vec::new();
+    index_file.read_to_end(&mut bytes)?;
+    writer.bytes(b"index", 0o600, &bytes)?;
     writer.directory(b"f")?;
     let mut failure = None;
     let walked = index.for_each(&mut |path, found| {
@@ -105,7 +108,8 @@ fn write_entry(
         Kind::Whiteout => return writer.bytes(&inside, 0o400, b""),
         Kind::Complete | Kind::Overlay => {}
     }
-    let file = File::open(layer.join(std::ffi::OsStr::from_bytes(&inside)))?;
+    // Programs of the branch that wrote the layer may still reach it: no links.
+    let file = open_below(layer, Path::new(OsStr::from_bytes(&inside)))?;
     if file.metadata()?.len() != found.length {
         let text = format!("it should have {} bytes", found.length);
         return Err(Error::new(ErrorKind::InvalidData, text));

@@ -165,6 +165,7 @@ impl Control {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Arc<Control>, Error> {
+        crate::backup::sweep(&settings.home);
         let path = settings.home.join("meta.db");
         // Made by us first, so that nobody else may read it: SQLite would follow the umask.
         std::fs::OpenOptions::new()

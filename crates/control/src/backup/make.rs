@@ -142,7 +142,7 @@ impl Control {
             )
             .with_hint("choose another directory"));
         }
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        make_private(dir)?;
         let held = lock(dir, true)?;
         // Whoever held the lock may have replaced it.
         let before = Manifest::find(dir)?;
@@ -300,14 +300,48 @@ impl Control {
     }
 }
 
+/// A backup contains secrets, so nobody else may look into its directory.
+fn make_private(dir: &Path) -> Result<(), Error> {
+    let open = |mode: u32| mode & 0o077 != 0;
+    let facts = fs::metadata(dir);
+    let made = facts.and_then(|facts| {
+        if open(facts.permissions().mode()) {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+        }
+        fs::metadata(dir)
+    });
+    let why = match made {
+        Ok(facts) if !open(facts.permissions().mode()) => return Ok(()),
+        Ok(_) => "its file system keeps no modes".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Error::refused(
+        Refusal::BadRequest,
+        format!("{} is open to others and cannot be made private: {why}", dir.display()),
+    )
+    .with_hint("choose another directory, or mount its file system for this user alone (umask=077)"))
+}
+
+/// Beginning of the names of such directories.
+const SCRATCH: &str = "backup-";
+
 /// A directory of the home for the copy of the rows.
 struct Scratch {
     path: PathBuf,
 }
 
+/// Removes what a daemon that was killed had copied. For a daemon that begins.
+pub(crate) fn sweep(home: &Path) {
+    for entry in fs::read_dir(home.join("run")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Scratch {
     fn new(home: &Path) -> Result<Scratch, Error> {
-        let path = home.join(format!("run/backup-{}", std::process::id()));
+        let path = home.join(format!("run/{SCRATCH}{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         make_directory(&path)
             .map_err(|source| Error::io(format!("cannot make {}", path.display()), source))?;

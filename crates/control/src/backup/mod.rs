@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Refusal};
 
+pub(crate) use make::sweep;
 pub use make::{BackupReport, BegunBackup};
 pub use restore::{restore, verify};
 

@@ -28,12 +28,13 @@ const BUFFER: usize = 1 << 20;
 /// # Errors
 /// There is no backup, or files are missing or damaged: they are named.
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Manifest, Error> {
-    let manifest = Manifest::read(dir)?;
+    // What is no backup is not locked.
+    Manifest::read(dir)?;
     let _lock = lock(dir, false)?;
-    let manifest_now = Manifest::read(dir)?;
+    let manifest = Manifest::read(dir)?;
     let mut reading = Reading { dir, done: 0, total: manifest.bytes(), progress };
     let mut bad = Vec::new();
-    for file in &manifest_now.files {
+    for file in &manifest.files {
         match reading.open(file).and_then(|from| {
             sum_of(from).map_err(|source| Error::io(format!("cannot read {}", file.name), source))
         }) {
@@ -43,11 +44,11 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Manifest
         }
     }
     if bad.is_empty() {
-        return Ok(manifest_now);
+        return Ok(manifest);
     }
-    let text = format!("{} of {} files are damaged or missing: ", bad.len(), manifest_now.files.len());
+    let text = format!("{} of {} files are damaged or missing: ", bad.len(), manifest.files.len());
     Err(Error::refused(Refusal::BadRequest, text + &bad.join(", "))
-        .with_hint("make another backup; what is damaged is only copied again into an empty directory"))
+        .with_hint("remove the damaged files and back up again: what the home still has is copied anew"))
 }
 
 /// Makes a home of the backup in `dir`. The home must not be there yet, or be empty. Everything is checked;
