@@ -225,6 +225,11 @@ async fn every_branch_comes_back_as_of_its_cut_and_what_did_not_change_is_copied
     assert_eq!(said, ["done", "done"], "{audit:?}");
     home.assert_tidy(&daemon.rows());
 
+    // They run and rest, but for what a server does by itself now and then.
+    let rests = || back_up(&home, &dir).layers_copied == 0;
+    assert!((0..20).any(|_| rests()), "each backup gives a running branch another layer");
+    assert_eq!(marks(&home, &daemon, "awake").await, "1 10");
+
     // Nothing runs and nothing is written: nothing is sealed and nothing copied but rows and keys.
     suspend(&daemon, "production");
     suspend(&daemon, "awake");

@@ -375,8 +375,8 @@ impl Home {
         Ok(Prepared { sealed, next })
     }
 
-    /// For a branch that nothing runs of: where its open layer holds nothing, what there is to share is
-    /// sealed already, and a cut needs no next layer.
+    /// For a branch that nothing writes to, or not now: where its open layer holds nothing, what there is to
+    /// share is sealed already, and a cut needs no next layer.
     pub fn unused_top(&self, name: &str) -> Result<Option<Prepared>> {
         let manifest = self.manifest(name)?;
         let Some((next, sealed)) = manifest.entries.split_last() else { return Ok(None) };

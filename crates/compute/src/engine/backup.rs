@@ -67,8 +67,8 @@ impl Engine {
             Some(prepared) => self.copy_cut(key, held, &new, &prepared),
             None => {
                 self.recover_first(key)?;
-                let parent = self.record(key)?.parent;
-                self.cut_into(key, held, &new, parent)
+                let recorded = self.record(key)?.parent;
+                self.cut_into(key, held, &new, recorded)
             }
         };
         if made.is_err() {
@@ -88,8 +88,7 @@ impl Engine {
         if self.control_file(key)?.state == State::ShutDown {
             return Ok(None);
         }
-        let unused = self.home.unused_top(key.as_str());
-        unused.context(|| format!("could not look at the layer of branch {key}"))
+        self.unused_top(key)
     }
 
     fn copy_cut(

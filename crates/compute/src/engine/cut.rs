@@ -123,7 +123,6 @@ impl Engine {
         }
     }
 
-    /// `recorded_parent` is who the child's record says that it comes from.
     pub(super) fn cut_into(
         &self,
         parent: &BranchKey,
@@ -217,12 +216,10 @@ impl Engine {
                 return Err(Error::Refused(parent.to_string(), why));
             }
             // Where nothing was written since the last seal, there is nothing to seal.
-            let unused = self.home.unused_top(parent.as_str());
-            let prepared =
-                match unused.context(|| format!("could not look at the layer of branch {parent}"))? {
-                    Some(prepared) => prepared,
-                    None => self.prepare(parent, None)?,
-                };
+            let prepared = match self.unused_top(parent)? {
+                Some(prepared) => prepared,
+                None => self.prepare(parent, None)?,
+            };
             let below = prepared.next.slot;
             let control = read_control(&stack, below)?;
             let mark = self.written_end(parent, record, &control)?;
@@ -316,6 +313,12 @@ impl Engine {
             reached(Moment::GateSwitched);
             Seen { control, mark: now, tail, drain, closed, sealed: !unused }
         }))
+    }
+
+    /// See [`store::home::Home::unused_top`].
+    pub(super) fn unused_top(&self, key: &BranchKey) -> Result<Option<Prepared>, Error> {
+        let unused = self.home.unused_top(key.as_str());
+        unused.context(|| format!("could not look at the layer of branch {key}"))
     }
 
     /// The page that holds the byte before `end`.
