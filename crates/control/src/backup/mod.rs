@@ -4,6 +4,7 @@
 //! else is small and lies in packs with the number of the backup in their names. The manifest is replaced
 //! last: until then the backup before is whole, and what a killed one left is used or removed by the next.
 
+mod copy;
 mod make;
 mod restore;
 mod write;
