@@ -4,6 +4,7 @@ pub mod class;
 pub mod control_file;
 pub mod crc;
 pub mod lsn;
+pub mod page;
 pub mod wal;
 
 pub use lsn::Lsn;
