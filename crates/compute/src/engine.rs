@@ -11,12 +11,14 @@ mod compact;
 mod confine;
 mod create;
 mod cut;
+mod damage;
 mod durable;
 mod export;
 mod home;
 mod maintain;
 mod record;
 mod run;
+mod scrub;
 mod segments;
 mod size;
 mod usage;
@@ -29,6 +31,7 @@ pub use compact::Compaction;
 pub(crate) use create::make_branch_directories;
 pub use home::Engine;
 pub use run::remove_caches;
+pub use scrub::{Grade, ScrubEvent, ScrubFinding, ScrubTotals};
 
 /// Identity of a branch's data on disk: the branch's `uid` (`br-…`), safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

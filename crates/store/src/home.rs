@@ -40,6 +40,8 @@ pub struct Home {
     layers: Fd,
     branches: Fd,
     references: Mutex<BTreeMap<LayerId, u32>>,
+    /// Branches whose manifests did not read back when the references were counted.
+    unreadable: Mutex<BTreeSet<String>>,
     next_layer: AtomicU64,
 }
 
@@ -99,7 +101,8 @@ impl Home {
             path: path.to_owned(),
             layers: directory(&path.join("layers"))?,
             branches: directory(&path.join("branches"))?,
-            references: Mutex::new(BTreeMap::new()),
+            references: Mutex::default(),
+            unreadable: Mutex::default(),
             next_layer: AtomicU64::new(1),
         };
         let swept = home.sweep()?;
@@ -126,7 +129,8 @@ impl Home {
             }
         }
         let layers = self.layers_there()?;
-        let last = layers.iter().map(|id| id & NUMBER).max();
+        // Also of layers that are lost: what is given their number would be taken for them.
+        let last = layers.iter().chain(references.keys()).map(|id| id & NUMBER).max();
         self.next_layer.store(last.map_or(1, |number| number + 1), Ordering::Relaxed);
         // A manifest that does not read back may name any layer: then nothing is garbage.
         if swept.damaged.is_empty() {
@@ -138,6 +142,7 @@ impl Home {
         // A crash may have left some empty.
         self.list_layers()?.1.iter().try_for_each(|name| self.remove_group(name))?;
         *self.references() = references;
+        *self.unreadable() = swept.damaged.iter().cloned().collect();
         Ok(swept)
     }
 
@@ -179,6 +184,24 @@ impl Home {
 
     fn references(&self) -> MutexGuard<'_, BTreeMap<LayerId, u32>> {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a branch may reference layers that nobody could count. One whose manifest reads by now (it
+    /// was put back) is counted here.
+    fn may_reference_unknown(&self) -> bool {
+        let mut unreadable = self.unreadable();
+        unreadable.retain(|name| match self.manifest(name) {
+            Ok(manifest) => {
+                count(&mut self.references(), &manifest.entries);
+                false
+            }
+            Err(_) => self.branch_path(name).exists(),
+        });
+        !unreadable.is_empty()
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -421,8 +444,10 @@ impl Home {
     }
 
     /// Removes a branch and every layer that only it referenced. Nothing of it may be in use. What a removal
-    /// that failed has left is removed too.
+    /// that failed has left is removed too. The layers of a branch whose manifest does not read back stay until
+    /// the home is opened again.
     pub fn remove(&self, name: &str) -> Result<()> {
+        self.may_reference_unknown();
         let gone = format!("{name}{GONE}");
         if self.branch_path(&gone).exists() {
             remove_tree(self.branches, &gone)?;
@@ -430,7 +455,7 @@ impl Home {
         let entries = match self.manifest(name) {
             Ok(manifest) => manifest.entries,
             Err(Errno::NOENT) if !self.branch_path(name).exists() => return Ok(()),
-            // Unknown references: its layers stay until somebody has looked.
+            // Unknown references.
             Err(_) => Vec::new(),
         };
         self.rename(name, &gone)?;
@@ -439,6 +464,7 @@ impl Home {
     }
 
     fn release(&self, entries: &[Entry]) -> Result<()> {
+        let keep = self.may_reference_unknown();
         let mut unused = Vec::new();
         {
             let mut references = self.references();
@@ -452,7 +478,8 @@ impl Home {
                 }
             }
         }
-        if planted(Fault::NeverCollected) {
+        // A manifest that does not read back may name any layer: the next opening finds what is garbage.
+        if keep || planted(Fault::NeverCollected) {
             return Ok(());
         }
         unused.into_iter().try_for_each(|id| self.remove_layer(id))

@@ -23,6 +23,7 @@ pub mod recorder;
 pub mod shm;
 pub mod stack;
 pub mod sys;
+pub mod verify;
 
 pub use errno::{Errno, Result};
 pub use path::RelPath;

@@ -114,6 +114,20 @@ pub fn pread_full(fd: Fd, buffer: &mut [u8], offset: u64) -> Result<usize> {
     Ok(done)
 }
 
+/// `pread(2)` of what is in memory already; `None` where some of it would have to come from the disk, or
+/// the file system cannot tell.
+pub fn pread_cached(fd: Fd, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // On 64 bits the whole offset stands in its first half.
+    let read = syscall!(libc::SYS_preadv2, fd, &raw const vector, 1, offset, 0, libc::RWF_NOWAIT);
+    read.ok().map(|n| n as usize).filter(|n| *n == buffer.len())
+}
+
+/// `posix_fadvise(2)`: only advice, so an error is of no use to any caller.
+pub fn fadvise(fd: Fd, offset: u64, length: u64, advice: i32) {
+    let _ = syscall!(libc::SYS_fadvise64, fd, offset, length, advice);
+}
+
 /// `write(2)`.
 pub fn write(fd: Fd, buffer: &[u8]) -> Result<usize> {
     syscall!(libc::SYS_write, fd, buffer.as_ptr(), buffer.len()).map(|n| n as usize)

@@ -156,7 +156,7 @@ impl Engine {
         let (dir, tree) = (open(&directory).context(what)?, open(&files).context(what)?);
         // All files at once; initdb was told not to sync.
         let sealed = sys::syncfs(dir)
-            .and_then(|()| store::layer::seal::index_tree(dir, tree))
+            .and_then(|()| store::layer::seal::index_tree(dir, tree, &super::scrub::is_summed))
             .and_then(|()| store::layer::sync_names(self.home.layers(), layer));
         sys::close(tree);
         sys::close(dir);

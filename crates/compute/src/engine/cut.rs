@@ -61,14 +61,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Refused`] when the parent's state does not allow it or its writers could not be
-    /// held for a moment; nothing is left of the child then.
+    /// held for a moment; [`Error::Damaged`] where it cannot be read. Nothing is left of the child then.
     pub fn create_child(&self, parent: &BranchKey, child: &BranchKey) -> Result<CutInfo, Error> {
         if self.exists(child) {
             return self.cut_info(child);
         }
-        self.must_exist(parent)?;
         let lock = self.lock(parent);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(parent)?;
         self.recover_first(parent)?;
         let new = self.home.branch_path(&format!("{child}{}", store::home::NEW));
         if new.exists() {
@@ -95,7 +95,6 @@ impl Engine {
     }
 
     pub(super) fn record(&self, key: &BranchKey) -> Result<CutRecord, Error> {
-        self.must_exist(key)?;
         let manifest = self.manifest(key)?;
         CutRecord::decode(key.as_str(), &manifest.note)
     }

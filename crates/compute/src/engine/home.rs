@@ -11,10 +11,11 @@ use std::time::Instant;
 use store::gate::Gate;
 use store::home::Home;
 use store::layer::{Layer, seal};
-use store::manifest::Manifest;
 use store::sys;
 
 use super::attention::Attention;
+use super::damage::Health;
+use super::scrub::is_summed;
 use super::usage::Usages;
 use super::{BranchKey, Error};
 use crate::limits::{Limiter, Limits};
@@ -34,6 +35,7 @@ pub struct Engine {
     pub(super) sealing: Arc<Mutex<()>>,
     locks: Mutex<HashMap<BranchKey, Arc<Mutex<()>>>>,
     pub(super) limiter: OnceLock<Limiter>,
+    pub(super) health: Health,
     /// What computes may take.
     pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
     /// Branches that may have layers to merge.
@@ -77,7 +79,7 @@ impl Engine {
         for name in &swept.damaged {
             tracing::error!(
                 branch = name,
-                "the branch's manifest is damaged; no layer is collected until it is removed"
+                "the branch's manifest cannot be read; no layer is collected until it is put back or removed"
             );
         }
         let engine = Engine {
@@ -88,6 +90,7 @@ impl Engine {
             usual_server: OnceLock::new(),
             sealing: Arc::default(),
             locks: Mutex::default(),
+            health: Health::default(),
             limiter: OnceLock::new(),
             limits: Mutex::default(),
             uncompacted: Mutex::new(
@@ -99,7 +102,7 @@ impl Engine {
             attention: Attention::default(),
             usages: Usages::default(),
         };
-        // What an earlier engine left undone is not known: each is looked at once.
+        // What an earlier engine left undone, and whether all is whole, is not known: each is looked at once.
         engine.keys()?.iter().for_each(|key| engine.attention.call(key));
         Ok(engine)
     }
@@ -147,14 +150,6 @@ impl Engine {
 
     pub(super) fn exists(&self, key: &BranchKey) -> bool {
         self.directory(key).join("manifest").exists()
-    }
-
-    pub(super) fn must_exist(&self, key: &BranchKey) -> Result<(), Error> {
-        if self.exists(key) { Ok(()) } else { Err(Error::NotFound(key.to_string())) }
-    }
-
-    pub(super) fn manifest(&self, key: &BranchKey) -> Result<Manifest, Error> {
-        self.home.manifest(key.as_str()).context(|| format!("could not read the manifest of branch {key}"))
     }
 
     /// The gate of a branch whose compute runs.
@@ -246,5 +241,5 @@ pub(super) fn seal_layer(layers: sys::Fd, layer: store::layer::LayerId) -> store
     seal::rebuild(layers, layer)?;
     let layer = Layer::open(layers, layer)?;
     seal::sync_layer(&layer, None)?;
-    seal::build_index(&layer)
+    seal::build_index(&layer, &is_summed)
 }

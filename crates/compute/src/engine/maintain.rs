@@ -38,6 +38,7 @@ impl Engine {
         self.remove_cache_directory(key);
         self.remove_placement(key);
         let _ = fs::remove_dir_all(self.socket_dir(key));
+        self.forget_damage(key);
         reached(Moment::MemoryFreed);
         let parent = self.record(key).ok().and_then(|record| BranchKey::new(record.parent?).ok());
         removed()?;
@@ -72,6 +73,12 @@ impl Engine {
     }
 
     fn maintain_branch(&self, key: &BranchKey) -> Result<(), Error> {
+        match self.check(key) {
+            Ok(()) => {}
+            // Told when it was found; the others go on.
+            Err(Error::Damaged(_) | Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
         let read = || format!("could not read the manifest of branch {key}");
         let running = self.postmaster(key)?.is_some();
         let manifest = match self.home.manifest(key.as_str()) {

@@ -33,10 +33,10 @@ impl Engine {
     /// connections on `socket_dir(key)/.s.PGSQL.5432`.
     ///
     /// # Errors
-    /// [`Error::Refused`] while processes of an earlier compute live; [`Error::Postgres`] with the
+    /// [`Error::Refused`] while processes of an earlier compute live; [`Error::Damaged`] where the branch
+    /// cannot be read, before anything has changed; [`Error::Postgres`] with the
     /// end of its log when the server does not come up.
     pub fn start(&self, key: &BranchKey, server: &Server, options: &StartOptions) -> Result<i32, Error> {
-        self.must_exist(key)?;
         let lock = self.lock(key);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.start_locked(key, server, options)
@@ -48,6 +48,9 @@ impl Engine {
         server: &Server,
         options: &StartOptions,
     ) -> Result<i32, Error> {
+        if !self.directory(key).exists() {
+            return Err(Error::NotFound(key.to_string()));
+        }
         let started = self.start_unless_running(key, server, options);
         // Until its processes could be seen, a round may have found the branch at rest.
         self.attention.call(key);
@@ -73,6 +76,7 @@ impl Engine {
             ComputeState::Orphans { .. } | ComputeState::Stopped => {}
         }
         self.attention.call(key);
+        self.check(key)?;
         self.rebuild_layers(key)?;
         self.join_group(key)?;
         // A power cut may have taken empty private directories, which nobody syncs.
@@ -332,8 +336,19 @@ impl Engine {
     pub(super) fn rebuild_layers(&self, key: &BranchKey) -> Result<(), Error> {
         let manifest = self.manifest(key)?;
         for entry in &manifest.entries {
-            store::layer::seal::rebuild(self.home.layers(), entry.layer)
-                .context(|| format!("branch {key}: could not rebuild layer {:x}", entry.layer))?;
+            let path = self.home.layer_path(entry.layer);
+            match store::layer::seal::rebuild(self.home.layers(), entry.layer) {
+                Err(store::Errno::DAMAGED) => {
+                    return Err(Error::Damaged(format!(
+                        "branch {key}: its layer {} cannot be made again, a file of it is damaged; \
+                         ana doctor --scrub says which",
+                        path.display()
+                    )));
+                }
+                other => {
+                    other.context(|| format!("branch {key}: could not rebuild layer {}", path.display()))?;
+                }
+            }
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl Place {
             std::fs::write(tree.join(file), bytes).unwrap();
         }
         let (dir, f) = (open_directory(&directory), open_directory(&tree));
-        seal::index_tree(dir, f).unwrap();
+        seal::index_tree(dir, f, &|_| true).unwrap();
         sys::close(dir);
         sys::close(f);
         let entries = vec![Entry { slot: 1, layer: base }, Entry { slot: 2, layer: open }];
@@ -116,7 +116,7 @@ impl Place {
         for entry in &manifest.entries[..manifest.entries.len() - 1] {
             let layer = Layer::open(self.home.layers(), entry.layer).unwrap();
             seal::sync_layer(&layer, None).unwrap();
-            seal::build_index(&layer).unwrap();
+            seal::build_index(&layer, &|_| true).unwrap();
         }
     }
 

@@ -5,6 +5,7 @@
 //! the machine only the map log counts. See `docs/formats.md`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::errno::{Errno, Result};
 use crate::path::{MAX_PATH, RelPath};
@@ -27,6 +28,11 @@ const BITMAPS: usize = HEADER + RECORDS * RECORD;
 const BITMAP: usize = 32 * 1024;
 const PAGE: usize = 4096;
 const BLOCKS_PER_PAGE: u32 = 16_384;
+/// Records that may have their number and not their room, for as long as the arena exists: their makers
+/// were killed in between.
+const ROOMLESS: u32 = 4;
+/// Whoever is just adding a record gets there in this many looks, a millisecond apart.
+const LOOKS: u32 = 50;
 const LENGTH: usize = BITMAPS + RECORDS * BITMAP;
 
 /// The record belongs to a file.
@@ -135,7 +141,38 @@ impl Arena {
         if header.version.load(Ordering::Relaxed) != VERSION {
             return Err(Errno::DAMAGED);
         }
+        arena.check()?;
         Ok(Some(arena))
+    }
+
+    /// Whether everything that the records speak of lies inside the file: touching what lies beyond its
+    /// end would kill the process. Others may add to the arena meanwhile: they make room first.
+    fn check(&self) -> Result<()> {
+        let roomless = || self.header().records.load(Ordering::Acquire).saturating_sub(self.records());
+        let mut looks = 0;
+        while roomless() > 0 && looks < LOOKS {
+            sys::sleep(Duration::from_millis(1));
+            looks += 1;
+        }
+        if roomless() > ROOMLESS {
+            return Err(Errno::DAMAGED);
+        }
+        let there = self.records();
+        let mut needed = 0;
+        for id in 0..there {
+            let record = self.record(id);
+            let pages = record.pages.load(Ordering::Acquire);
+            if pages == 0 {
+                continue;
+            }
+            let bitmap = record.bitmap.load(Ordering::Acquire) as usize;
+            if bitmap == 0 || bitmap > RECORDS || pages >= 1 << (BITMAP / PAGE) {
+                return Err(Errno::DAMAGED);
+            }
+            let last = (u32::BITS - pages.leading_zeros()) as usize;
+            needed = needed.max(BITMAPS + (bitmap - 1) * BITMAP + last * PAGE);
+        }
+        if needed as u64 > sys::size(self.fd)? { Err(Errno::DAMAGED) } else { Ok(()) }
     }
 
     fn boot(&self) -> [u8; 36] {
@@ -168,9 +205,13 @@ impl Arena {
         self.mapping.at(HEADER + id as usize * RECORD)
     }
 
-    /// Records handed out so far.
+    /// Records handed out so far that have their room in the file.
     pub fn records(&self) -> u32 {
-        self.header().records.load(Ordering::Acquire).min(RECORDS as u32)
+        let handed_out = self.header().records.load(Ordering::Acquire).min(RECORDS as u32);
+        // The kernel maps whole pages.
+        let room =
+            sys::size(self.fd).unwrap_or(0).next_multiple_of(PAGE as u64).saturating_sub(HEADER as u64);
+        handed_out.min((room / RECORD as u64).min(RECORDS as u64) as u32)
     }
 
     /// Makes a record for `path`.
@@ -274,7 +315,10 @@ impl Arena {
             // Two first writers race: the loser's number stays unused.
             let _ = record.bitmap.compare_exchange(0, next + 1, Ordering::AcqRel, Ordering::Acquire);
         }
-        let bitmap = record.bitmap.load(Ordering::Acquire) - 1;
+        let bitmap = record.bitmap.load(Ordering::Acquire).saturating_sub(1);
+        if bitmap as usize >= RECORDS {
+            return Err(Errno::DAMAGED);
+        }
         let offset = BITMAPS + bitmap as usize * BITMAP + page as usize * PAGE;
         sys::fallocate(self.fd, 0, offset as u64, PAGE as u64)?;
         record.pages.fetch_or(1 << page, Ordering::AcqRel);
@@ -282,8 +326,12 @@ impl Arena {
     }
 
     fn page_of(&self, record: &Record, page: u32) -> Option<&[AtomicU64]> {
-        let has_space = record.pages.load(Ordering::Acquire) & 1 << page != 0;
-        has_space.then(|| self.words(record.bitmap.load(Ordering::Acquire) - 1, page))
+        if record.pages.load(Ordering::Acquire) & 1 << page == 0 {
+            return None;
+        }
+        // What is damaged after it was opened must not be followed out of the mapping.
+        let bitmap = record.bitmap.load(Ordering::Acquire).checked_sub(1)?;
+        ((bitmap as usize) < RECORDS).then(|| self.words(bitmap, page))
     }
 
     /// Marks a block as held by this layer. Its page must have been reserved.

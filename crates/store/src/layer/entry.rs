@@ -1,7 +1,7 @@
 //! The entry of a file in a layer: an extended attribute that says what the file is.
 //!
-//! It is set before the file gets its name, so a named file without a valid entry is one whose
-//! creation a power cut interrupted.
+//! It is set before the file gets its name, so a named file without an entry is one whose creation a
+//! power cut interrupted.
 
 use std::ffi::CStr;
 
@@ -72,12 +72,17 @@ impl Entry {
         sys::fsetxattr(fd, NAME, &self.encode())
     }
 
-    /// Reads the entry of an open file; `None` when it has none or an invalid one.
+    /// Reads the entry of an open file; `None` when it has none.
+    ///
+    /// # Errors
+    /// `EUCLEAN` when there is one that is damaged or of an unknown version: nobody knows then what
+    /// the file holds, so it must not pass for one whose creation was cut short.
     pub fn load(fd: Fd) -> Result<Option<Entry>> {
         let mut bytes = [0; ENCODED];
         match sys::fgetxattr(fd, NAME, &mut bytes) {
-            Ok(n) => Ok(Entry::decode(&bytes[..n])),
-            Err(Errno(libc::ENODATA | libc::ERANGE)) => Ok(None),
+            Ok(n) => Entry::decode(&bytes[..n]).map(Some).ok_or(Errno::DAMAGED),
+            Err(Errno(libc::ENODATA)) => Ok(None),
+            Err(Errno(libc::ERANGE)) => Err(Errno::DAMAGED),
             Err(errno) => Err(errno),
         }
     }

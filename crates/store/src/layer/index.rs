@@ -2,7 +2,8 @@
 //!
 //! Layout, little-endian: header of 48 bytes (magic, version u32, crc32c u32 of all that follows
 //! it, entries u32, whiteouts u32, runs u32, path bytes u32, 16 reserved), entries of 40
-//! bytes sorted by path, runs of 8 bytes (start u32, count u32), paths. A lookup is a binary search
+//! bytes sorted by path (path offset u32, path length u32, kind u32, sum u32, length u64, floor u64,
+//! first run u32, runs u32), runs of 8 bytes (start u32, count u32), paths. A lookup is a binary search
 //! in the mapped file; every read is bounds-checked, so damage shows as `EUCLEAN`, never as a crash.
 
 use std::cmp::Ordering;
@@ -39,6 +40,8 @@ pub struct Found {
     pub length: u64,
     /// Below this length in bytes absent blocks fall through; 0 for complete files.
     pub floor: u64,
+    /// CRC-32C of the bytes that the layer holds of the file; 0 where none was recorded.
+    pub sum: u32,
     runs_at: u32,
     runs: u32,
 }
@@ -107,6 +110,7 @@ impl Index {
             kind,
             length: u64_at(bytes, at + 16)?,
             floor: u64_at(bytes, at + 24)?,
+            sum: u32_at(bytes, at + 12)?,
             runs_at: u32_at(bytes, at + 32)?,
             runs: u32_at(bytes, at + 36)?,
         })
@@ -161,7 +165,8 @@ impl Index {
                 // Past the whole subtree: '0' follows '/' in ASCII.
                 Some(slash) => {
                     let after = [&prefix[..], &rest[..slash], b"0"].concat();
-                    at = self.lower_bound(&after)?;
+                    // Only damage leads backwards; it must not lead in circles.
+                    at = self.lower_bound(&after)?.max(at + 1);
                 }
             }
         }
@@ -197,23 +202,24 @@ struct Item {
     kind: Kind,
     length: u64,
     floor: u64,
+    sum: u32,
     runs_at: u32,
     runs: u32,
 }
 
 impl Builder {
-    /// Adds a path. `runs` are the blocks that an overlay holds below its floor.
-    pub fn add(&mut self, path: &[u8], kind: Kind, length: u64, floor: u64, runs: &[(u32, u32)]) {
+    /// Adds a path that has no content: a directory or a whiteout.
+    pub fn add_name(&mut self, path: &[u8], kind: Kind) {
+        self.add(path, kind, 0, 0, &[], 0);
+    }
+
+    /// Adds a path. `runs` are the blocks that an overlay holds below its floor; `sum` is that of
+    /// [`Found::sum`].
+    pub fn add(&mut self, path: &[u8], kind: Kind, length: u64, floor: u64, runs: &[(u32, u32)], sum: u32) {
         let runs_at = self.runs.len() as u32;
         self.runs.extend_from_slice(runs);
-        self.entries.push(Item {
-            path: path.to_vec(),
-            kind,
-            length,
-            floor,
-            runs_at,
-            runs: runs.len() as u32,
-        });
+        let runs = runs.len() as u32;
+        self.entries.push(Item { path: path.to_vec(), kind, length, floor, sum, runs_at, runs });
     }
 
     /// The bytes of the index.
@@ -230,7 +236,7 @@ impl Builder {
                 Kind::Whiteout => 3,
                 Kind::Directory => 4,
             };
-            for value in [path_at, item.path.len() as u32, kind, 0] {
+            for value in [path_at, item.path.len() as u32, kind, item.sum] {
                 out.extend_from_slice(&value.to_le_bytes());
             }
             out.extend_from_slice(&item.length.to_le_bytes());
@@ -275,12 +281,12 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut builder = Builder::default();
-        builder.add(b"base/5/2", Kind::Overlay, 16384, 8192, &[(0, 1)]);
-        builder.add(b"base", Kind::Directory, 0, 0, &[]);
-        builder.add(b"base/5", Kind::Directory, 0, 0, &[]);
-        builder.add(b"base/5/1", Kind::Complete, 10, 0, &[]);
-        builder.add(b"base/51", Kind::Directory, 0, 0, &[]);
-        builder.add(b"base/.wh.9", Kind::Whiteout, 0, 0, &[]);
+        builder.add(b"base/5/2", Kind::Overlay, 16384, 8192, &[(0, 1)], 0);
+        builder.add_name(b"base", Kind::Directory);
+        builder.add_name(b"base/5", Kind::Directory);
+        builder.add(b"base/5/1", Kind::Complete, 10, 0, &[], 0x1234_5678);
+        builder.add_name(b"base/51", Kind::Directory);
+        builder.add_name(b"base/.wh.9", Kind::Whiteout);
         builder.encode()
     }
 
@@ -298,6 +304,7 @@ mod tests {
             })
             .unwrap();
         assert_eq!(runs, [(0, 1)]);
+        assert_eq!((overlay.sum, find("base/5/1").unwrap().sum), (0, 0x1234_5678));
         assert_eq!(find("base/5/3"), None);
         let list = |path: &str| {
             let mut names = Vec::new();

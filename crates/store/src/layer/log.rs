@@ -52,18 +52,26 @@ pub struct Logged {
 /// Reads every whole record. Torn ones are passed over: a full disk may have cut an append short
 /// in the middle of the log, and what follows it is still good.
 pub fn read(bytes: &[u8]) -> Vec<Logged> {
+    read_counting(bytes).0
+}
+
+/// As [`read`], with how many bytes belong to no whole record.
+pub fn read_counting(bytes: &[u8]) -> (Vec<Logged>, usize) {
     let mut records = Vec::new();
-    let mut at = 0;
+    let (mut at, mut passed_over) = (0, 0);
     while at < bytes.len() {
         match read_one(&bytes[at..]) {
             Some((record, length)) => {
                 records.push(record);
                 at += length;
             }
-            None => at += 1,
+            None => {
+                at += 1;
+                passed_over += 1;
+            }
         }
     }
-    records
+    (records, passed_over)
 }
 
 fn read_one(bytes: &[u8]) -> Option<(Logged, usize)> {

@@ -4,6 +4,7 @@
 //! layer has no index, and `index` after that. A layer with an index is sealed and durable.
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::errno::{Errno, Result};
@@ -233,6 +234,9 @@ impl Layer {
             return Ok(Some(Found { kind: Kind::Directory, length: 0, floor: 0, source: Source::None }));
         }
         let length = stat.st_size as u64;
+        if entry.is_some_and(|entry| entry.record >= arena.records()) {
+            return Err(Errno::DAMAGED);
+        }
         Ok(Some(match entry {
             Some(Entry { kind: entry::Kind::Overlay, record, .. }) => Found {
                 kind: Kind::Overlay,
@@ -278,6 +282,17 @@ impl Layer {
             (Body::Index(index), Source::Index(found)) => index.runs(&found, each),
             _ => Ok(()),
         }
+    }
+
+    /// The bytes of a file that this layer itself holds, as ranges in rising order that begin at block
+    /// borders.
+    pub fn held(&self, found: &Found) -> Result<Vec<Range<u64>>> {
+        let mut runs = Vec::new();
+        self.runs(found, &mut |start, count| {
+            runs.push((start, count));
+            Ok(())
+        })?;
+        Ok(held(found.kind, found.length, found.floor, &runs))
     }
 
     /// Calls `each` with every name directly inside `directory`, whiteouts under their own names.
@@ -335,6 +350,24 @@ pub fn high(fd: Fd) -> Fd {
             moved
         }
         Err(_) => fd,
+    }
+}
+
+/// See [`Layer::held`].
+pub fn held(kind: Kind, length: u64, floor: u64, runs: &[(u32, u32)]) -> Vec<Range<u64>> {
+    let whole = |start: u64, end: u64| (start < end.min(length)).then(|| start..end.min(length));
+    match kind {
+        Kind::Complete => whole(0, length).into_iter().collect(),
+        Kind::Overlay => {
+            let block = |number: u64| number * arena::BLOCK;
+            let runs = runs.iter().filter_map(|&(start, count)| {
+                whole(block(start.into()), block(u64::from(start) + u64::from(count)))
+            });
+            // From the block that the floor lies in upwards nothing falls through.
+            let tail = floor.div_ceil(arena::BLOCK).saturating_mul(arena::BLOCK);
+            runs.chain(whole(tail, length)).collect()
+        }
+        Kind::Whiteout | Kind::Directory => Vec::new(),
     }
 }
 

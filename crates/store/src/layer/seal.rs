@@ -1,6 +1,7 @@
 //! What happens to a layer after it was sealed: sync, index, and rebuild after a crash of the machine.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::fault::{Fault, planted};
 use crate::layer::arena::{self, Arena, MAX_BLOCKS, SyncState};
 use crate::layer::entry::{self, Entry};
 use crate::layer::index::Builder;
-use crate::layer::{Kind, Layer, LayerId, blocks, directory_name, hidden_name, list_native, log};
+use crate::layer::{Kind, Layer, LayerId, blocks, directory_name, held, hidden_name, list_native, log};
 use crate::manifest::{create_beside, replace_file};
 use crate::moment::{Moment, reached};
 use crate::path::RelPath;
@@ -253,15 +254,49 @@ fn add_all_directories(files: Fd, at: &RelPath, into: &mut BTreeSet<Vec<u8>>) ->
     below.iter().try_for_each(|directory| add_all_directories(files, directory, into))
 }
 
+/// Which files get the CRC-32C of what the layer holds of them into the index: those whose own format
+/// has no checksum for each block.
+pub type Summed<'a> = &'a dyn Fn(&RelPath) -> bool;
+
+/// CRC-32C of these ranges of a file. Never 0, which in an index means that none was recorded.
+pub fn content_sum(fd: Fd, ranges: &[Range<u64>]) -> Result<u32> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut sum = 0;
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let part = buffer.len().min((range.end - at) as usize);
+            if sys::pread_full(fd, &mut buffer[..part], at)? < part {
+                return Err(Errno::DAMAGED);
+            }
+            sum = crc32c::crc32c_append(sum, &buffer[..part]);
+            at += part as u64;
+        }
+    }
+    Ok(recorded(sum))
+}
+
+/// How a sum stands in an index.
+pub(crate) fn recorded(sum: u32) -> u32 {
+    sum.max(1)
+}
+
+fn sum_at(files: Fd, path: &RelPath, ranges: &[Range<u64>]) -> Result<u32> {
+    let fd = sys::openat(files, path.as_cstr(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0)?;
+    let sum = content_sum(fd, ranges);
+    sys::close(fd);
+    sum
+}
+
 /// Writes the index of a sealed, durable layer and drops what it replaces. Safe to repeat.
-pub fn build_index(layer: &Layer) -> Result<()> {
+pub fn build_index(layer: &Layer, summed: Summed<'_>) -> Result<()> {
     let Some(arena) = layer.arena() else { return Ok(()) };
     if arena.sync_state() != SyncState::Durable {
         return Err(Errno(libc::EBUSY));
     }
     reached(Moment::LayerSynced);
     let mut builder = Builder::default();
-    index_directory(layer, &RelPath::ROOT, &mut builder)?;
+    index_directory(layer, &RelPath::ROOT, &mut builder, summed)?;
     replace_file(layer.dir, c"index", c"index.new", &builder.encode())?;
     reached(Moment::LayerIndexed);
     // Mapped arenas stay valid for those who have them.
@@ -275,13 +310,13 @@ pub fn build_index(layer: &Layer) -> Result<()> {
 }
 
 /// Indexes a directory tree of complete files (a new cluster, an import) as a sealed layer.
-pub fn index_tree(dir: Fd, files: Fd) -> Result<()> {
+pub fn index_tree(dir: Fd, files: Fd, summed: Summed<'_>) -> Result<()> {
     let mut builder = Builder::default();
-    index_plain(files, &RelPath::ROOT, &mut builder)?;
+    index_plain(files, &RelPath::ROOT, &mut builder, summed)?;
     replace_file(dir, c"index", c"index.new", &builder.encode())
 }
 
-fn index_plain(files: Fd, at: &RelPath, builder: &mut Builder) -> Result<()> {
+fn index_plain(files: Fd, at: &RelPath, builder: &mut Builder, summed: Summed<'_>) -> Result<()> {
     let mut names = Vec::new();
     list_native(files, at, &mut |name, kind| {
         names.push((at.join(name)?, kind));
@@ -289,18 +324,20 @@ fn index_plain(files: Fd, at: &RelPath, builder: &mut Builder) -> Result<()> {
     })?;
     for (path, kind) in names {
         if kind == Kind::Directory {
-            builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
-            index_plain(files, &path, builder)?;
+            builder.add_name(path.as_bytes(), Kind::Directory);
+            index_plain(files, &path, builder, summed)?;
         } else {
             let length = sys::fstatat(files, path.as_cstr(), 0)?.st_size as u64;
-            builder.add(path.as_bytes(), Kind::Complete, length, 0, &[]);
+            let sum =
+                if summed(&path) { sum_at(files, &path, &held(Kind::Complete, length, 0, &[]))? } else { 0 };
+            builder.add(path.as_bytes(), Kind::Complete, length, 0, &[], sum);
             sys::chmodat(files, path.as_cstr(), 0o400)?;
         }
     }
     Ok(())
 }
 
-fn index_directory(layer: &Layer, at: &RelPath, builder: &mut Builder) -> Result<()> {
+fn index_directory(layer: &Layer, at: &RelPath, builder: &mut Builder, summed: Summed<'_>) -> Result<()> {
     let mut names = Vec::new();
     list_native(layer.files, at, &mut |name, kind| {
         names.push((at.join(name)?, kind));
@@ -309,30 +346,36 @@ fn index_directory(layer: &Layer, at: &RelPath, builder: &mut Builder) -> Result
     for (path, kind) in names {
         match kind {
             Kind::Directory => {
-                builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
-                index_directory(layer, &path, builder)?;
+                builder.add_name(path.as_bytes(), Kind::Directory);
+                index_directory(layer, &path, builder, summed)?;
             }
-            Kind::Whiteout => builder.add(path.as_bytes(), Kind::Whiteout, 0, 0, &[]),
-            _ => index_file(layer, &path, builder)?,
+            Kind::Whiteout => builder.add_name(path.as_bytes(), Kind::Whiteout),
+            _ => index_file(layer, &path, builder, summed)?,
         }
     }
     Ok(())
 }
 
-fn index_file(layer: &Layer, path: &RelPath, builder: &mut Builder) -> Result<()> {
+fn index_file(layer: &Layer, path: &RelPath, builder: &mut Builder, summed: Summed<'_>) -> Result<()> {
     let Some(found) = layer.find(path)? else { return Ok(()) };
     let mut runs = Vec::new();
     layer.runs(&found, &mut |start, count| {
         runs.push((start, count));
         Ok(())
     })?;
-    builder.add(path.as_bytes(), found.kind, found.length, found.floor, &runs);
+    let ranges = held(found.kind, found.length, found.floor, &runs);
+    let sum = if summed(path) { sum_at(layer.files, path, &ranges)? } else { 0 };
+    builder.add(path.as_bytes(), found.kind, found.length, found.floor, &runs, sum);
     sys::chmodat(layer.files, path.as_cstr(), 0o400)
 }
 
 /// After a restart of the machine: makes the arena of a layer again from the entries of its files
 /// and the map log, and removes files whose creation was cut short. Does nothing to a layer that
 /// has an index or an arena of this boot.
+///
+/// # Errors
+/// `EUCLEAN` when it has no map log (then it had an index that is lost, and nothing of it may be
+/// touched), or when the entry of a file is damaged.
 pub fn rebuild(layers: Fd, id: LayerId) -> Result<()> {
     let dir = sys::openat(layers, &directory_name(id), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)?;
     // Relatives that start at the same time share the layer.
@@ -349,6 +392,10 @@ fn rebuild_in(dir: Fd) -> Result<()> {
         && Arena::open(fd)?.is_some()
     {
         return Ok(());
+    }
+    // Every open layer has one from its first moment.
+    if matches!(sys::fstatat(dir, c"log", 0), Err(Errno::NOENT)) {
+        return Err(Errno::DAMAGED);
     }
     let files = sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)?;
     let fd = create_beside(dir, c"arena.new", O_RDWR)?;
