@@ -51,8 +51,8 @@ impl From<Error> for ApiError {
         let trace = new_uuid(&SystemRandom).unwrap_or_default();
         let Error::Refused { refusal, message, hint } = error else {
             tracing::error!(%error, trace, "a call failed");
-            let mut answer =
-                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", error.to_string());
+            let code = if error.is_damage() { "DATA_LOSS" } else { "INTERNAL_ERROR" };
+            let mut answer = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, code, error.to_string());
             answer.details.push(request_info(&trace));
             return answer;
         };

@@ -77,6 +77,7 @@ pub(crate) fn branch(view: &BranchView) -> Value {
         ("source_fate", source.and_then(|source| source.fate.clone()).map(Value::from)),
         ("own_bytes", view.usage.map(|usage| json!(usage.own_bytes))),
         ("shared_bytes", view.usage.map(|usage| json!(usage.shared_bytes))),
+        ("damage", view.damage.clone().map(Value::from)),
     ]);
     object([
         ("name", Some(json!(format!("{parent}/branches/{}", branch.id)))),

@@ -141,6 +141,8 @@ const TABLE: &[(&str, &str, Rule)] = &[
     ("GET", own!("/status"), Of(Observe)),
     ("POST", own!("/shutdown"), Of(Administer)),
     ("GET", own!("/audit"), Of(Observe)),
+    // Reads everything, and names branches of all projects.
+    ("POST", own!("/scrub"), Of(Administer)),
     ("GET", own!("/projects/{project}/branches/{branch}/usage"), OnProject(View)),
     ("GET", own!("/projects/{project}/branches/{branch}/connection"), OnProject(Connect)),
     ("POST", own!("/projects/{project}/branches/{branch}/wake"), OnProject(Connect)),

@@ -22,8 +22,8 @@ pub use remote::{Remote, RemoteError};
 pub use resources::{
     AuditEntry, AuditLog, Authority, BackupReport, Branch, BranchStatus, Compute, Connection,
     DatabaseCredential, Endpoint, EndpointSettings, EndpointStatus, Host, Hosts, Log, Operation,
-    OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Status, Superuser, Tag, Usage,
-    Wake,
+    OperationError, OwnBranch, OwnEndpoint, Postgres, Project, ProjectStatus, Scrub, ScrubFinding, Status,
+    Superuser, Tag, Usage, Wake,
 };
 
 const PG: &str = "/api/2.0/postgres";
@@ -460,6 +460,28 @@ impl Client {
                 return Err(Error::Failed { code: "INTERNAL_ERROR".to_owned(), message: text.to_owned() });
             } else if line["backup"].is_object() {
                 return decode(line["backup"].take());
+            }
+        }
+        Err(Error::Protocol("the daemon ended the answer early".to_owned()))
+    }
+
+    /// Verifies everything that the daemon keeps. `progress` gets bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// Somebody else is at it, or as for every call. What is damaged is a finding, no error.
+    pub async fn scrub(&self, mut progress: impl FnMut(u64, u64)) -> Result<Scrub, Error> {
+        let mut lines = self.send(Method::POST, &format!("{OWN}/scrub"), None).await?;
+        let mut findings = Vec::new();
+        while let Some(line) = lines.next_line().await? {
+            if let (Some(done), Some(total)) = (line["done"].as_u64(), line["total"].as_u64()) {
+                progress(done, total);
+            } else if let Some(found) = line.get("found") {
+                findings.push(decode(found.clone())?);
+            } else if let Some(text) = line["error"].as_str() {
+                return Err(Error::Failed { code: "INTERNAL_ERROR".to_owned(), message: text.to_owned() });
+            } else if line["finished"] == true {
+                let totals: Scrub = decode(line)?;
+                return Ok(Scrub { findings, ..totals });
             }
         }
         Err(Error::Protocol("the daemon ended the answer early".to_owned()))

@@ -136,6 +136,9 @@ pub struct OwnBranch {
     /// Disk space that others use too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_bytes: Option<u64>,
+    /// What is wrong with its data, where it cannot be started or cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// An endpoint.
@@ -385,6 +388,45 @@ pub struct Usage {
     pub shared_bytes: u64,
     /// Length of its files as PostgreSQL sees them, without WAL.
     pub logical_bytes: u64,
+}
+
+/// What a scrub looked at and found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scrub {
+    /// Branches whose manifests were read.
+    pub branches: u64,
+    /// Layers looked at.
+    pub layers: u64,
+    /// Layers of these whose content was verified: the others are written to.
+    pub sealed: u64,
+    /// Bytes of content verified.
+    pub bytes: u64,
+    /// What was found, in the order in which it was.
+    pub findings: Vec<ScrubFinding>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubFinding {
+    /// `damage`, or `leftover` for what costs space only.
+    pub grade: String,
+    /// The layer, below the directory of layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// Path on the daemon's host.
+    pub path: String,
+    /// Path in the data directory, for PostgreSQL's own files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Block of 8,192 bytes in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<u32>,
+    /// What is wrong, to be read after the path.
+    pub what: String,
+    /// Resource names of the branches that read it.
+    pub branches: Vec<String>,
 }
 
 /// How to connect to a branch. Has no `Debug`: it may hold a password.

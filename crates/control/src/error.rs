@@ -106,6 +106,15 @@ impl Error {
         }
     }
 
+    /// Whether data on the disk is damaged: nothing but a copy helps.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Engine(compute::engine::Error::Damaged(_)) => true,
+            Error::Shared(cause) => cause.is_damage(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Error {
         Error::Io { what: what.into(), source }
     }

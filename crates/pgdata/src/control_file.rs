@@ -176,6 +176,14 @@ impl ControlFile {
     }
 }
 
+impl ControlFile {
+    /// How many transactions ago the oldest one began that is not frozen everywhere, as of the latest
+    /// checkpoint: `age(datfrozenxid)` of the cluster's oldest database.
+    pub fn freeze_age(&self) -> u32 {
+        (self.next_xid as u32).wrapping_sub(self.oldest_xid)
+    }
+}
+
 /// Little-endian fields at fixed offsets; `need` comes before any access.
 struct Fields<'a>(&'a [u8]);
 
@@ -301,6 +309,14 @@ mod tests {
         for (bytes, expected) in FIXTURES.into_iter().zip([fifteen, sixteen, seventeen, eighteen]) {
             assert_eq!(ControlFile::parse(bytes), Ok(expected));
         }
+    }
+
+    #[test]
+    fn the_freeze_age_goes_round_with_the_counter() {
+        let mut facts = ControlFile::parse(FIXTURES[2]).unwrap();
+        assert_eq!(facts.freeze_age(), 9);
+        (facts.next_xid, facts.oldest_xid) = (7 << 32 | 5, u32::MAX);
+        assert_eq!(facts.freeze_age(), 6);
     }
 
     #[test]

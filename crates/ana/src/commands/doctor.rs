@@ -16,8 +16,15 @@ use crate::output;
 ///
 /// Nothing is changed. Ends with 0 where branches work, warnings or not.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  ana doctor --json | jq '.[] | select(.verdict != \"ok\")'")]
+#[command(
+    after_help = "Examples:\n  ana doctor --json | jq '.[] | select(.verdict != \"ok\")'\n  ana doctor --scrub"
+)]
 pub struct Args {
+    /// Verify instead all data that the daemon keeps, and name the branches that damage concerns
+    ///
+    /// Reads every sealed block, beside whatever runs. Ends with 1 where something is damaged.
+    #[arg(long)]
+    scrub: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,6 +59,9 @@ impl Finding {
 }
 
 pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    if args.scrub {
+        return super::scrub::run(global, args.json).await;
+    }
     let home = global.home()?;
     let mut findings = vec![system(&home)];
     findings.extend(space(&home));
@@ -84,6 +94,11 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         // What the daemon says of isolation is said above.
         let moved = status.warnings.iter().filter(|warning| warning.starts_with("port "));
         findings.extend(moved.map(|warning| Finding::new("ports", Verdict::Warning, warning)));
+        let old = status.warnings.iter().filter(|warning| warning.starts_with("freeze age "));
+        findings.extend(old.map(|warning| {
+            Finding::new("freeze", Verdict::Warning, warning)
+                .with_hint("run VACUUM (FREEZE) in its databases: children inherit the age")
+        }));
     }
     if args.json {
         output::json(&findings)?;

@@ -21,6 +21,7 @@ mod project;
 mod psql;
 mod quickstart;
 mod role;
+mod scrub;
 mod serve;
 mod service;
 mod status;

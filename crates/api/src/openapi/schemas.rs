@@ -96,6 +96,7 @@ fn resources() -> Vec<(&'static str, Value)> {
                 ("source_fate", one_of(&["expired", "deleted"])),
                 ("own_bytes", read_only(integer("Disk space that its removal would free"))),
                 ("shared_bytes", read_only(integer("Disk space that others use too"))),
+                ("damage", text("What is wrong with its data, where it cannot be started or cut")),
             ]),
         ),
         (
@@ -449,6 +450,32 @@ fn own() -> Vec<(&'static str, Value)> {
         ("RolePassword", object([("password", text("The new password; it is kept nowhere"))])),
         ("Wake", object([("duration_ms", number("Milliseconds until the branch answered"))])),
         ("ExportRequest", object([("dir", text("Absolute path of an empty directory"))])),
+        (
+            "ScrubLine",
+            object([
+                ("done", integer("Bytes verified")),
+                ("total", integer("Bytes in all")),
+                ("found", reference("ScrubFinding")),
+                ("finished", flag("In the last line")),
+                ("error", text("In the last line, where it failed")),
+                ("branches", integer("In the last line: branches whose manifests were read")),
+                ("layers", integer("In the last line: layers looked at")),
+                ("sealed", integer("In the last line: layers of these whose content was verified")),
+                ("bytes", integer("In the last line: bytes of content verified")),
+            ]),
+        ),
+        (
+            "ScrubFinding",
+            object([
+                ("grade", one_of(&["damage", "leftover"])),
+                ("layer", text("The layer, below the directory of layers")),
+                ("path", text("Path on the daemon's host")),
+                ("file", text("Path in the data directory, for PostgreSQL's own files")),
+                ("block", integer("Block of 8,192 bytes in the file")),
+                ("what", text("What is wrong")),
+                ("branches", list(text("Resource name of a branch that reads it"))),
+            ]),
+        ),
         (
             "ExportLine",
             object([

@@ -66,6 +66,7 @@ pub(crate) fn branch_view() -> BranchView {
         project_id: "shop".into(),
         is_default: false,
         usage: Some(Usage { own_bytes: 7, shared_bytes: 35, logical_bytes: 42 }),
+        damage: None,
     }
 }
 

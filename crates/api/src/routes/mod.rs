@@ -17,6 +17,7 @@ mod power;
 mod principals;
 mod projects;
 mod roles;
+mod scrub;
 mod specs;
 mod table;
 
@@ -55,6 +56,7 @@ pub(crate) fn described() -> Routes {
         .merge(backup::routes())
         .merge(front::routes())
         .merge(power::routes())
+        .merge(scrub::routes())
         .undocumented(later::routes())
 }
 

@@ -8,6 +8,7 @@ mod browser;
 mod catalog;
 mod contract;
 mod crowd;
+mod damage;
 mod databases;
 mod front;
 mod lakebase;

@@ -353,6 +353,14 @@ impl Engine {
         Segments::of(&self.directory(key)).context(|| format!("could not open the WAL of branch {key}"))
     }
 
+    /// Age in transactions of what is not frozen in the branch, see [`ControlFile::freeze_age`].
+    ///
+    /// # Errors
+    /// The branch cannot be read.
+    pub fn freeze_age(&self, key: &BranchKey) -> Result<u32, Error> {
+        self.control_file(key).map(|control| control.freeze_age())
+    }
+
     pub(super) fn control_file(&self, key: &BranchKey) -> Result<ControlFile, Error> {
         let branch =
             self.home.open_branch(key.as_str()).context(|| format!("could not open branch {key}"))?;

@@ -29,7 +29,7 @@ pub enum ComputeStatus {
     Idle,
     /// It is being started for the first time.
     Init,
-    /// Processes of an earlier run are still about.
+    /// Processes of an earlier run are still about, or the branch's data is damaged.
     Degraded,
 }
 
@@ -121,6 +121,7 @@ impl Control {
         let ever = self.computes.times(branch).start.is_some();
         Ok(match (self.engine.glance(&key_of(branch)?)?, phase) {
             (ComputeState::Orphans { .. }, _) => (Degraded, None),
+            (ComputeState::Stopped, _) if self.damage_of(branch).is_some() => (Degraded, None),
             (_, Phase::Waiting | Phase::Starting) if ever => (Idle, Some(Active)),
             (_, Phase::Waiting | Phase::Starting) => (Init, Some(Active)),
             (ComputeState::Running { .. }, Phase::Suspending) => (Active, Some(Idle)),

@@ -22,6 +22,7 @@ mod power;
 mod principals;
 mod projects;
 mod roles;
+mod scrub;
 mod shutdown;
 mod status;
 mod superuser;
@@ -30,6 +31,7 @@ mod tokens;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +84,7 @@ pub use picture::ComputeLine;
 pub use principals::{NewPrincipal, PrincipalView};
 pub use projects::{NewProject, ProjectView, UpdateProject};
 pub use roles::{NewRole, RoleChange, RoleView};
+pub use scrub::{Grade, ScrubFinding, ScrubNews, ScrubTurn};
 use status::OwnSpace;
 pub use status::Status;
 pub use superuser::SuperuserAccess;
@@ -139,6 +142,7 @@ pub struct Control {
     issuer: String,
     workspace_id: String,
     busy: Mutex<HashSet<String>>,
+    scrubbing: AtomicBool,
 }
 
 /// The right to carry out changes on one branch or project, for one task at a time.
@@ -222,6 +226,7 @@ impl Control {
             issuer: format!("anabranch:{home_id}"),
             workspace_id,
             busy: Mutex::default(),
+            scrubbing: AtomicBool::new(false),
         }))
     }
 

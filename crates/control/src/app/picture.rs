@@ -15,6 +15,8 @@ use crate::model::{Address, Branch, Endpoint, State};
 /// One branch in the status.
 #[derive(Debug, Clone)]
 pub struct ComputeLine {
+    /// Identity of the branch.
+    pub uid: String,
     /// Identifier of the project.
     pub project: String,
     /// Identifier of the branch.
@@ -101,6 +103,7 @@ impl Control {
         };
         let awake = phase == Phase::Awake;
         Ok(ComputeLine {
+            uid: branch.uid,
             project,
             branch: branch.id,
             parent: branch.source.filter(|source| source.fate.is_none()).map(|source| source.branch_id),

@@ -413,6 +413,7 @@ pub(crate) fn failure(error: &Error) -> Outcome {
             Refusal::InvalidState => "INVALID_STATE",
             Refusal::Exhausted => "TEMPORARILY_UNAVAILABLE",
         },
+        error if error.is_damage() => "DATA_LOSS",
         _ => "INTERNAL_ERROR",
     };
     Outcome::Failed { code: code.to_owned(), message: error.to_string() }

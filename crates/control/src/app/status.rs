@@ -57,6 +57,19 @@ impl OwnSpace {
     }
 }
 
+/// From this age on (in transactions) people are told to freeze: children inherit the age, and past that at
+/// which PostgreSQL does it by itself each of them writes all its pages again.
+const FREEZE_AGE: u32 = 100_000_000;
+
+fn freeze_warning(project: &str, branch: &str, age: u32) -> Option<String> {
+    (age > FREEZE_AGE).then(|| {
+        format!(
+            "freeze age of branch {branch} of project {project} is {} million transactions",
+            age / 1_000_000
+        )
+    })
+}
+
 impl Control {
     /// What runs.
     ///
@@ -98,7 +111,11 @@ impl Control {
                 address.host, address.port
             )
         });
-        moved.into_iter().chain(open).collect()
+        let old = computes.iter().filter(|line| line.pid.is_some()).filter_map(|line| {
+            let age = self.engine.freeze_age(&key_of(&line.uid).ok()?).ok()?;
+            freeze_warning(&line.project, &line.branch, age)
+        });
+        moved.into_iter().chain(open).chain(old).collect()
     }
 
     /// Space of a branch.
@@ -154,5 +171,17 @@ impl Control {
             outcome
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_age_is_told() {
+        assert_eq!(freeze_warning("shop", "dev", 100_000_000), None);
+        let told = freeze_warning("shop", "dev", 123_456_789).unwrap();
+        assert_eq!(told, "freeze age of branch dev of project shop is 123 million transactions");
     }
 }

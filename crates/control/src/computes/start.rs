@@ -159,7 +159,13 @@ impl Control {
                 })
             })
             .await?;
-        if plan.endpoint.disabled { Err(ConnectError::Disabled) } else { Ok(plan) }
+        if plan.endpoint.disabled {
+            return Err(ConnectError::Disabled);
+        }
+        let (uid, name) = (plan.branch.uid.clone(), plan.branch.id.clone());
+        // Before others are suspended to make room for it.
+        self.blocking(move |control| control.check_whole(&uid, &name)).await?;
+        Ok(plan)
     }
 
     /// Starts the compute, and does what must be done before the first client comes.

@@ -90,7 +90,9 @@ fn parent(branch: &Branch) -> String {
 }
 
 fn marks(branch: &Branch) -> String {
-    let marks = [(branch.status.default, "default"), (branch.status.is_protected, "protected")];
+    let damaged = branch.anabranch.as_ref().is_some_and(|own| own.damage.is_some());
+    let status = &branch.status;
+    let marks = [(status.default, "default"), (status.is_protected, "protected"), (damaged, "damaged")];
     marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
 }
 

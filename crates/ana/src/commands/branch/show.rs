@@ -34,6 +34,9 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     output::data(format!("uid        {}", branch.uid));
     output::data(format!("project    {project}"));
     output::data(format!("state      {}", status.current_state.to_lowercase()));
+    if let Some(damage) = branch.anabranch.as_ref().and_then(|own| own.damage.as_deref()) {
+        output::data(format!("damaged    {damage}"));
+    }
     if let Some(source) = &status.source_branch {
         let fate = branch.anabranch.as_ref().and_then(|own| own.source_fate.as_deref());
         let fate = fate.map(|fate| format!(" ({fate})")).unwrap_or_default();

@@ -135,7 +135,10 @@ impl Control {
             Some(id) => branches::by_id(tx, &project.uid, id)?,
             None => branches::by_uid(tx, &project.default_branch)?,
         };
-        parent.filter(|parent| parent.state == State::Ready).ok_or_else(|| not_found("branch"))
+        let parent =
+            parent.filter(|parent| parent.state == State::Ready).ok_or_else(|| not_found("branch"))?;
+        self.check_whole(&parent.uid, &parent.id)?;
+        Ok(parent)
     }
 
     fn check_name_is_free(

@@ -66,6 +66,8 @@ pub struct BranchView {
     pub is_default: bool,
     /// Its space; none where that cannot be looked at.
     pub usage: Option<Usage>,
+    /// What is wrong with its data, where it cannot be used.
+    pub damage: Option<String>,
 }
 
 impl Control {
@@ -111,6 +113,7 @@ impl Control {
             project_id: project.id.clone(),
             is_default: project.default_branch == branch.uid,
             usage,
+            damage: self.damage_of(&branch.uid),
             branch,
         }
     }
