@@ -68,6 +68,10 @@ fn damage_is_found_and_shown_and_a_damaged_branch_can_be_deleted() {
     assert_eq!(listed.matches("damaged").count(), 1, "{listed}");
     let shown = desk.succeed(&["branch", "show", "dev"]);
     assert!(shown.contains("damaged    its manifest ") && shown.contains(uid), "{shown}");
+    let output = desk.ana(&["doctor"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("damaged branch dev of project shop: its manifest "), "{told}");
+    assert_eq!(output.status.code(), Some(3), "{told}");
     let output = desk.ana(&["branch", "create", "child", "--from", "dev", "--no-wait", "--no-expiry"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

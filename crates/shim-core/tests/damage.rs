@@ -51,6 +51,13 @@ fn what_an_unreadable_manifest_may_name_is_kept_until_it_is_gone() {
     assert!(layers.iter().all(|entry| !home.layer_path(entry.layer).exists()), "not collected");
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn planted_collection_beside_an_unreadable_manifest() {
+    let test = "what_an_unreadable_manifest_may_name_is_kept_until_it_is_gone";
+    store::fault::must_be_noticed(store::fault::Fault::UnreadableCollected, test, "collected");
+}
+
 #[test]
 fn a_branch_with_an_unreadable_manifest_can_be_removed() {
     for damage in [|path: &Path| flip(path, 8), |path: &Path| fs::remove_file(path).unwrap()] {

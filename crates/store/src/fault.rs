@@ -66,6 +66,13 @@ faults! {
     /// Layers that nobody references stay.
     NeverCollected = "never-collected",
 
+    /// Layers are collected although a manifest that may name them does not read back.
+    UnreadableCollected = "unreadable-collected",
+    /// Branches are started and cut without a look at what they stand on.
+    DamageOverlooked = "damage-overlooked",
+    /// Blocks of sealed layers are read by a scrub and not judged.
+    PagesUnjudged = "pages-unjudged",
+
     /// Processes that outlive their postmaster, and memory that they have attached, stop no start.
     OrphanOverlooked = "orphan-overlooked",
     /// A server counts as running as long as its lock file says that it is ready.

@@ -479,6 +479,7 @@ impl Home {
             }
         }
         // A manifest that does not read back may name any layer: the next opening finds what is garbage.
+        let keep = keep && !planted(Fault::UnreadableCollected);
         if keep || planted(Fault::NeverCollected) {
             return Ok(());
         }

@@ -222,6 +222,13 @@ fn each_damage_of_a_sealed_layer_is_named() {
     }
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn planted_blindness_for_pages() {
+    let test = "each_damage_of_a_sealed_layer_is_named";
+    store::fault::must_be_noticed(store::fault::Fault::PagesUnjudged, test, "page: []");
+}
+
 #[test]
 fn what_is_beside_what_a_layer_holds_is_no_damage() {
     let layers = Layers::sealed("beside-held");
@@ -278,6 +285,18 @@ fn each_damage_of_an_open_layer_is_named() {
         assert!(defect.what.contains(what), "{name}: {defect:?}");
         assert_eq!(defect.grade, Grade::Damage, "{name}");
     }
+}
+
+/// A crash may leave such; whether it did nobody can tell.
+#[test]
+fn a_log_with_bytes_of_no_record_is_told_of() {
+    let layers = Layers::new("torn-log");
+    drop(layers.open());
+    fs::write(layers.file("log"), b"ALG1 torn").unwrap();
+    let defects = layers.verify().1.defects;
+    assert_eq!((defects.len(), defects[0].grade), (1, Grade::Leftover), "{defects:?}");
+    assert!(defects[0].what.starts_with("has 9 bytes that are no whole record"), "{defects:?}");
+    assert_eq!(layers.usable(), Ok(()));
 }
 
 fn set_attribute(path: &Path, value: &[u8]) {

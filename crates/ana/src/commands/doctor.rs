@@ -94,6 +94,8 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         // What the daemon says of isolation is said above.
         let moved = status.warnings.iter().filter(|warning| warning.starts_with("port "));
         findings.extend(moved.map(|warning| Finding::new("ports", Verdict::Warning, warning)));
+        let damaged = status.warnings.iter().filter(|warning| warning.starts_with("damaged branch "));
+        findings.extend(damaged.map(|warning| Finding::new("data", Verdict::Problem, warning)));
         let old = status.warnings.iter().filter(|warning| warning.starts_with("freeze age "));
         findings.extend(old.map(|warning| {
             Finding::new("freeze", Verdict::Warning, warning)

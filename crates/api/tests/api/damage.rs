@@ -148,6 +148,14 @@ async fn a_scrub_names_what_is_damaged_and_who_reads_it() {
     assert_eq!(world.scrub().await.0, [] as [Value; 0]);
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn planted_trust_in_what_lies_on_the_disk() {
+    use compute::fault::{Fault, must_be_noticed};
+    let test = "damage::a_damaged_branch_is_refused_and_its_relatives_go_on";
+    must_be_noticed(Fault::DamageOverlooked, test, "could not rebuild layer");
+}
+
 /// What is done to a branch, given its directory and its layers, and the words that tell of it.
 type Damage = (&'static str, fn(&Path, &[PathBuf]), &'static str);
 

@@ -58,7 +58,10 @@ impl Engine {
         for (key, change) in self.attention.list() {
             match self.maintain_branch(&key) {
                 // Whoever has more to do for a branch at rest calls attention to it meanwhile.
-                Ok(()) if self.is_at_rest(&key, &mut round) => self.attention.rests(&key, change),
+                // What is damaged may be put right at any time.
+                Ok(()) if self.damage(&key).is_none() && self.is_at_rest(&key, &mut round) => {
+                    self.attention.rests(&key, change);
+                }
                 Ok(()) => {}
                 Err(error) => first = first.and(Err(error)),
             }

@@ -115,7 +115,11 @@ impl Control {
             let age = self.engine.freeze_age(&key_of(&line.uid).ok()?).ok()?;
             freeze_warning(&line.project, &line.branch, age)
         });
-        moved.into_iter().chain(open).chain(old).collect()
+        let damaged = computes.iter().filter_map(|line| {
+            let what = self.damage_of(&line.uid)?;
+            Some(format!("damaged branch {} of project {}: {what}", line.branch, line.project))
+        });
+        moved.into_iter().chain(open).chain(old).chain(damaged).collect()
     }
 
     /// Space of a branch.
