@@ -18,6 +18,10 @@ use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR}
 const TOLD: usize = 16;
 /// Read at once, bytes.
 const CHUNK: usize = 512 * 1024;
+/// Logs up to this size in bytes are read at once; processes of a branch could make larger ones at will.
+const LARGEST_LOG: u64 = 1 << 30;
+/// How files are opened that processes of a branch may have put there: no link, and no pipe to wait for.
+const READING: i32 = O_RDONLY | O_NOFOLLOW | libc::O_NONBLOCK | O_CLOEXEC;
 /// Ends a verification that the judge does not want any more.
 const STOPPED: Errno = Errno(libc::ECANCELED);
 /// What a format is that does not read back.
@@ -227,7 +231,7 @@ fn parts(dir: Fd) -> core::result::Result<Parts, Defect> {
 }
 
 fn index(dir: Fd) -> Result<Index> {
-    let fd = sys::openat(dir, c"index", O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0)?;
+    let fd = sys::openat(dir, c"index", READING, 0)?;
     let index = Index::open(fd, true);
     sys::close(fd);
     index
@@ -335,7 +339,7 @@ fn ranges(index: &Index, found: &Found) -> Result<Vec<Range<u64>>> {
 }
 
 fn verify_file(files: Fd, path: &RelPath, index: &Index, found: &Found, kept: &mut Kept<'_>) -> Result<()> {
-    let fd = match sys::openat(files, path.as_cstr(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0) {
+    let fd = match sys::openat(files, path.as_cstr(), READING, 0) {
         Ok(fd) => OwnFd(fd),
         Err(errno) => {
             kept.defects.push(Defect::of_data(path, format!("cannot be opened: {errno}")));
@@ -444,7 +448,7 @@ impl Reader {
 }
 
 fn verify_log(dir: Fd, kept: &mut Kept<'_>) -> Result<()> {
-    let fd = match sys::openat(dir, c"log", O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0) {
+    let fd = match sys::openat(dir, c"log", READING, 0) {
         Ok(fd) => OwnFd(fd),
         // Sealed at this moment.
         Err(Errno::NOENT) => return Ok(()),
@@ -453,7 +457,13 @@ fn verify_log(dir: Fd, kept: &mut Kept<'_>) -> Result<()> {
             return Ok(());
         }
     };
-    let mut bytes = vec![0; sys::size(fd.0)? as usize];
+    let size = sys::size(fd.0)?;
+    if size > LARGEST_LOG {
+        let what = format!("has {size} bytes and was not verified");
+        kept.defects.push(Defect::of_own("log", what).left_over());
+        return Ok(());
+    }
+    let mut bytes = vec![0; size as usize];
     let filled = sys::pread_full(fd.0, &mut bytes, 0)?;
     let (_, passed_over) = log::read_counting(&bytes[..filled]);
     if passed_over > 0 {
@@ -476,8 +486,7 @@ fn verify_open(files: Fd, arena: Option<&Arena>, at: &RelPath, kept: &mut Kept<'
 }
 
 fn verify_open_file(files: Fd, arena: Option<&Arena>, path: &RelPath, kept: &mut Kept<'_>) -> Result<()> {
-    let flags = O_RDONLY | O_NOFOLLOW | libc::O_NONBLOCK | O_CLOEXEC;
-    let fd = match sys::openat(files, path.as_cstr(), flags, 0) {
+    let fd = match sys::openat(files, path.as_cstr(), READING, 0) {
         Ok(fd) => OwnFd(fd),
         Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
         Err(errno) => {
