@@ -73,7 +73,7 @@ fn seal_all(world: &World, branch: &str) -> Result<()> {
     for entry in &manifest.entries[..manifest.entries.len() - 1] {
         let layer = Layer::open(world.place.home.layers(), entry.layer)?;
         seal::sync_layer(&layer, None)?;
-        seal::build_index(&layer)?;
+        seal::build_index(&layer, &|_| true)?;
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn merge(world: &World) -> Result<()> {
     }
     let target = home.reserve_layer(store::layer::group_of(manifest.top().layer));
     let gate = at(world).tracker.gate();
-    let named = store::merge::merge(home.layers(), &own, target, false, &mut |_| Ok(()))
+    let named = store::merge::merge(home.layers(), &own, target, false, &|_| true, &mut |_| Ok(()))
         .and_then(|_| gate.merging(|| home.name_merged("main", &own, target)));
     match named {
         Ok(true) => home.remove_merged(&own),

@@ -100,7 +100,7 @@ fn a_layer_that_somebody_else_needs_is_not_replaced() {
     assert!(!place.home.lease_unshared(&layers), "somebody is at it");
     place.cut("main", Some(process.tracker.gate()), "child");
     let target = place.home.reserve_layer(store::layer::group_of(layers[0]));
-    store::merge::merge(place.home.layers(), &layers, target, false, &mut |_| Ok(())).unwrap();
+    store::merge::merge(place.home.layers(), &layers, target, false, &|_| true, &mut |_| Ok(())).unwrap();
     assert!(!place.home.name_merged("main", &layers, target).unwrap(), "a child needs them by now");
     place.home.end_lease(target).unwrap();
     place.home.end_leases(&layers).unwrap();

@@ -12,7 +12,8 @@ use crate::fault::{Fault, planted};
 use crate::flatten::copy_range;
 use crate::layer::arena::BLOCK;
 use crate::layer::index::{Builder, Found, Index};
-use crate::layer::{self, Kind, Layer, LayerId, blocks, directory_name, hidden_name};
+use crate::layer::seal::{Summed, content_sum};
+use crate::layer::{self, Kind, Layer, LayerId, blocks, directory_name, held, hidden_name};
 use crate::manifest::replace_file;
 use crate::moment::{Moment, reached};
 use crate::path::RelPath;
@@ -47,7 +48,7 @@ type Nodes = BTreeMap<Vec<u8>, Node>;
 
 /// Merges the sealed, indexed layers `sources`, lowest first, into the new layer `target`, whose number is
 /// reserved. Durable on return, its name included. `bottom`: nothing lies below them. `pace` is told how many
-/// bytes were copied and may wait, or end the merge by an error.
+/// bytes were copied and may wait, or end the merge by an error. `summed` says which files' content gets a sum.
 ///
 /// # Errors
 /// `EBUSY` when a source has no index yet. What was written of the target stays behind for the caller to
@@ -57,6 +58,7 @@ pub fn merge(
     sources: &[LayerId],
     target: LayerId,
     bottom: bool,
+    summed: Summed<'_>,
     pace: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Merged> {
     let open = |id: &LayerId| Layer::open(layers, *id).map(Arc::new);
@@ -70,7 +72,8 @@ pub fn merge(
     let made = sys::mkdirat(dir, c"f", 0o700)
         .and_then(|()| sys::openat(dir, c"f", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0))
         .and_then(|files| {
-            let mut writer = Writer { sources: &sources, files, bottom, pace, merged: Merged::default() };
+            let mut writer =
+                Writer { sources: &sources, files, bottom, summed, pace, merged: Merged::default() };
             let written = writer.write(&nodes, dir);
             sys::close(files);
             written.map(|()| writer.merged)
@@ -156,6 +159,7 @@ struct Writer<'a> {
     sources: &'a [Arc<Layer>],
     files: Fd,
     bottom: bool,
+    summed: Summed<'a>,
     pace: &'a mut dyn FnMut(u64) -> Result<()>,
     merged: Merged,
 }
@@ -180,11 +184,11 @@ impl Writer<'_> {
                 Node::Directory => {
                     sys::mkdirat(self.files, path.as_cstr(), 0o700)?;
                     directories.push(path);
-                    builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[]);
+                    builder.add(path.as_bytes(), Kind::Directory, 0, 0, &[], 0);
                 }
                 Node::Whiteout => {
                     self.create(&path).map(sys::close)?;
-                    builder.add(path.as_bytes(), Kind::Whiteout, 0, 0, &[]);
+                    builder.add(path.as_bytes(), Kind::Whiteout, 0, 0, &[], 0);
                 }
                 Node::File(versions) => self.file(&path, versions, &mut builder)?,
             }
@@ -206,11 +210,13 @@ impl Writer<'_> {
 
     fn file(&mut self, path: &RelPath, versions: &[(usize, Found)], builder: &mut Builder) -> Result<()> {
         let plan = self.plan(versions)?;
-        builder.add(path.as_bytes(), plan.kind, plan.length, plan.floor, &plan.runs());
-        if let [(number, _)] = versions {
+        let runs = plan.runs();
+        let mut add = |sum| builder.add(path.as_bytes(), plan.kind, plan.length, plan.floor, &runs, sum);
+        if let [(number, found)] = versions {
             let from = self.sources[*number].files;
             match sys::linkat(from, path.as_cstr(), self.files, path.as_cstr(), 0) {
                 Ok(()) => {
+                    add(found.sum);
                     self.merged.linked += 1;
                     return (self.pace)(0);
                 }
@@ -220,9 +226,12 @@ impl Writer<'_> {
             }
         }
         let out = self.create(path)?;
-        let written = self.combine(path, &plan, out);
+        let written = self.combine(path, &plan, out).and_then(|()| {
+            let ranges = held(plan.kind, plan.length, plan.floor, &runs);
+            if (self.summed)(path) { content_sum(out, &ranges) } else { Ok(0) }
+        });
         sys::close(out);
-        written?;
+        add(written?);
         self.merged.combined += 1;
         sys::chmodat(self.files, path.as_cstr(), 0o400)
     }

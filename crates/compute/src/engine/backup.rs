@@ -58,10 +58,10 @@ impl Engine {
     }
 
     fn try_capture(&self, key: &BranchKey, held: &BranchKey) -> Result<CutInfo, Error> {
-        self.must_exist(key)?;
         let lock = self.lock(key);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.must_exist(key)?;
+        self.check(key)?;
+        self.hold_layers(held);
         let new = self.home.branch_path(&format!("{held}{}", store::home::NEW));
         let made = match self.untouched(key)? {
             Some(prepared) => self.copy_cut(key, held, &new, &prepared),

@@ -13,6 +13,7 @@ use store::merge::{Merged, merge, weight};
 use store::{Errno, sys};
 
 use super::home::{Context, Engine};
+use super::scrub::is_summed;
 use super::{BranchKey, Error};
 
 /// Fewer neighbours are not worth it.
@@ -37,6 +38,11 @@ impl Engine {
     /// Notes that the branch may have layers to merge.
     pub(super) fn may_compact(&self, key: &BranchKey) {
         self.uncompacted.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+    }
+
+    /// Leaves the layers of a branch as they are until it is removed: somebody reads them.
+    pub(super) fn hold_layers(&self, key: &BranchKey) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
     }
 
     /// Ends a merge in progress, and all later ones: the daemon is about to end.
@@ -84,6 +90,9 @@ impl Engine {
                 return Err(errno).context(|| format!("could not read the manifest of branch {key}"));
             }
         };
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(key) {
+            return Ok(None);
+        }
         let layers: Vec<LayerId> = manifest.entries.iter().map(|entry| entry.layer).collect();
         let sealed = &layers[..layers.len().saturating_sub(1)];
         if sealed.len() < FEWEST {
@@ -136,7 +145,7 @@ impl Engine {
     ) -> Result<Option<Merged>, Error> {
         let target = self.home.reserve_layer(group);
         let mut pace = Pace::new();
-        let done = merge(self.home.layers(), sources, target, bottom, &mut |bytes| {
+        let done = merge(self.home.layers(), sources, target, bottom, &is_summed, &mut |bytes| {
             pace.spend(bytes);
             let ends = self.compaction_ends.load(Ordering::Acquire);
             if ends { Err(Errno(libc::EINTR)) } else { Ok(()) }

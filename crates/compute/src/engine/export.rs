@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::sync::PoisonError;
 
 use pgdata::class::PRIVATE_DIRECTORIES;
 use store::flatten;
@@ -33,13 +32,9 @@ impl Engine {
             ));
         }
         let temporary = BranchKey(format!("export-{}-{:x}", std::process::id(), super::create::now_us()));
+        self.hold_layers(&temporary);
         self.create_child(key, &temporary)?;
-        let written = {
-            // Its layers stay as they are meanwhile, even if they become its own.
-            let lock = self.lock(&temporary);
-            let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            self.flatten(&temporary, dir, progress)
-        };
+        let written = self.flatten(&temporary, dir, progress);
         let removed = self.delete(&temporary);
         if written.is_err() {
             // Best effort: what is half-written is of no use to anyone.

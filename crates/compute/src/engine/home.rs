@@ -40,6 +40,8 @@ pub struct Engine {
     pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
     /// Branches that may have layers to merge.
     pub(super) uncompacted: Mutex<BTreeSet<BranchKey>>,
+    /// Branches whose layers stay as they are.
+    pub(super) held: Mutex<BTreeSet<BranchKey>>,
     /// Whether merges in progress shall end.
     pub(super) compaction_ends: AtomicBool,
     /// When all were last looked at for such layers.
@@ -96,6 +98,7 @@ impl Engine {
             uncompacted: Mutex::new(
                 swept.deep.into_iter().filter_map(|name| BranchKey::new(name).ok()).collect(),
             ),
+            held: Mutex::default(),
             compaction_ends: AtomicBool::new(false),
             looked_over: Mutex::new(Instant::now()),
             wal_marks: Mutex::default(),
@@ -183,6 +186,7 @@ impl Engine {
         self.forget_limits(key);
         self.attention.forget(key);
         self.usages.forget(key);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     /// Branches on which somebody is working at this moment.

@@ -84,7 +84,9 @@ impl Engine {
     /// # Errors
     /// When it cannot be read.
     pub fn usage(&self, key: &BranchKey) -> Result<Usage, Error> {
-        self.must_exist(key)?;
+        if !self.directory(key).exists() {
+            return Err(Error::NotFound(key.to_string()));
+        }
         let seen = self.seen(key)?;
         let mut usage =
             Usage { own_bytes: seen.directory_bytes, logical_bytes: seen.logical_bytes, ..Usage::default() };

@@ -145,7 +145,7 @@ impl Place {
         assert!(self.home.lease_unshared(sources));
         let top = self.home.manifest(branch).unwrap().top().layer;
         let target = self.home.reserve_layer(store::layer::group_of(top));
-        merge(self.home.layers(), sources, target, bottom, &mut |_| Ok(())).unwrap();
+        merge(self.home.layers(), sources, target, bottom, &|_| true, &mut |_| Ok(())).unwrap();
         assert!(gate.merging(|| self.home.name_merged(branch, sources, target)).unwrap());
     }
 
