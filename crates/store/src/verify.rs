@@ -1,25 +1,24 @@
 //! Is a layer what it was when it was sealed? Reads everything, changes nothing.
 //!
 //! Works beside processes that write, seal and remove layers: what vanishes meanwhile is no damage. What
-//! was not in memory before is not left there ([`Reader`]).
+//! was not in memory before is not left there.
+
+mod content;
+mod open;
 
 use std::ops::Range;
 
+use content::verify_content;
+use open::{verify_log, verify_open};
+
 use crate::errno::{Errno, Result};
-use crate::fault::{Fault, planted};
-use crate::layer::arena::{Arena, BLOCK, MAX_BLOCKS};
+use crate::layer::arena::{Arena, BLOCK};
 use crate::layer::entry::{self, Entry};
 use crate::layer::index::{Found, Index};
-use crate::layer::{Kind, LayerId, directory_name, held, list_native, log, seal};
+use crate::layer::{Kind, LayerId, directory_name, held, list_native};
 use crate::path::RelPath;
 use crate::sys::{self, Fd, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_RDONLY, O_RDWR};
 
-/// Damaged blocks of one file that are told one by one.
-const TOLD: usize = 16;
-/// Read at once, bytes.
-const CHUNK: usize = 512 * 1024;
-/// Logs up to this size in bytes are read at once; processes of a branch could make larger ones at will.
-const LARGEST_LOG: u64 = 1 << 30;
 /// How files are opened that processes of a branch may have put there: no link, and no pipe to wait for.
 const READING: i32 = O_RDONLY | O_NOFOLLOW | libc::O_NONBLOCK | O_CLOEXEC;
 /// Ends a verification that the judge does not want any more.
@@ -362,148 +361,4 @@ fn verify_file(files: Fd, path: &RelPath, index: &Index, found: &Found, kept: &m
         kept.defects.push(Defect::of_data(path, "has an entry that does not fit its index"));
     }
     verify_content(&fd, path, found, &ranges(index, found)?, kept)
-}
-
-fn verify_content(
-    fd: &OwnFd,
-    path: &RelPath,
-    found: &Found,
-    ranges: &[Range<u64>],
-    kept: &mut Kept<'_>,
-) -> Result<()> {
-    let judged = kept.judge.judges(path) && !planted(Fault::PagesUnjudged);
-    if !judged && found.sum == 0 {
-        return Ok(());
-    }
-    let mut reader = Reader::new(fd.0);
-    let (mut sum, mut bad) = (0, 0);
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let bytes = match reader.read(at, range.end) {
-                Ok(bytes) => bytes,
-                Err(errno) => {
-                    let block = u32::try_from(at / BLOCK).ok();
-                    let defect = Defect::of_data(path, format!("cannot be read: {errno}"));
-                    kept.defects.push(Defect { block, ..defect });
-                    return Ok(());
-                }
-            };
-            let length = bytes.len() as u64;
-            if found.sum != 0 {
-                sum = crc32c::crc32c_append(sum, bytes);
-            }
-            // What does not fill a block at the end of a file is no page.
-            for (number, block) in bytes.chunks_exact(BLOCK as usize).enumerate().filter(|_| judged) {
-                let number = (at / BLOCK) as u32 + number as u32;
-                let Ok(block) = block.try_into() else { continue };
-                if let Err(what) = kept.judge.judge(path, number, block) {
-                    bad += 1;
-                    if bad <= TOLD {
-                        kept.defects.push(Defect { block: Some(number), ..Defect::of_data(path, what) });
-                    }
-                }
-            }
-            if !kept.judge.read(length) {
-                return Err(STOPPED);
-            }
-            at += length;
-        }
-    }
-    if bad > TOLD {
-        kept.defects.push(Defect::of_data(path, format!("has {} more damaged blocks", bad - TOLD)));
-    }
-    if found.sum != 0 && seal::recorded(sum) != found.sum {
-        kept.defects.push(Defect::of_data(path, "does not have the content that its index has the sum of"));
-    }
-    Ok(())
-}
-
-/// Reads a file from its begin to its end and leaves the page cache as it was: what had to come from the
-/// disk is dropped again, what was there for somebody's sake stays.
-struct Reader {
-    fd: Fd,
-    buffer: Vec<u8>,
-}
-
-impl Reader {
-    fn new(fd: Fd) -> Reader {
-        // Read ahead, pages could not be told from those that somebody else has use for.
-        sys::fadvise(fd, 0, 0, libc::POSIX_FADV_RANDOM);
-        Reader { fd, buffer: vec![0; CHUNK] }
-    }
-
-    /// The next bytes from `at`, not beyond `end`.
-    fn read(&mut self, at: u64, end: u64) -> Result<&[u8]> {
-        let length = CHUNK.min((end - at) as usize);
-        let part = &mut self.buffer[..length];
-        if sys::pread_cached(self.fd, part, at).is_none() {
-            if sys::pread_full(self.fd, part, at)? < length {
-                return Err(Errno::DAMAGED);
-            }
-            sys::fadvise(self.fd, at, length as u64, libc::POSIX_FADV_DONTNEED);
-        }
-        Ok(part)
-    }
-}
-
-fn verify_log(dir: Fd, kept: &mut Kept<'_>) -> Result<()> {
-    let fd = match sys::openat(dir, c"log", READING, 0) {
-        Ok(fd) => OwnFd(fd),
-        // Sealed at this moment.
-        Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => {
-            kept.defects.push(told("log", errno));
-            return Ok(());
-        }
-    };
-    let size = sys::size(fd.0)?;
-    if size > LARGEST_LOG {
-        let what = format!("has {size} bytes and was not verified");
-        kept.defects.push(Defect::of_own("log", what).left_over());
-        return Ok(());
-    }
-    let mut bytes = vec![0; size as usize];
-    let filled = sys::pread_full(fd.0, &mut bytes, 0)?;
-    let (_, passed_over) = log::read_counting(&bytes[..filled]);
-    if passed_over > 0 {
-        let what =
-            format!("has {passed_over} bytes that are no whole record: a crash leaves such, or damage");
-        kept.defects.push(Defect::of_own("log", what).left_over());
-    }
-    Ok(())
-}
-
-fn verify_open(files: Fd, arena: Option<&Arena>, at: &RelPath, kept: &mut Kept<'_>) -> Result<()> {
-    for (path, kind) in inside(files, at)? {
-        match kind {
-            Kind::Directory => verify_open(files, arena, &path, kept)?,
-            Kind::Whiteout => {}
-            Kind::Complete | Kind::Overlay => verify_open_file(files, arena, &path, kept)?,
-        }
-    }
-    if kept.judge.read(0) { Ok(()) } else { Err(STOPPED) }
-}
-
-fn verify_open_file(files: Fd, arena: Option<&Arena>, path: &RelPath, kept: &mut Kept<'_>) -> Result<()> {
-    let fd = match sys::openat(files, path.as_cstr(), READING, 0) {
-        Ok(fd) => OwnFd(fd),
-        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
-        Err(errno) => {
-            kept.defects.push(Defect::of_data(path, format!("cannot be opened: {errno}")));
-            return Ok(());
-        }
-    };
-    let what = match Entry::load(fd.0) {
-        Ok(Some(entry)) if arena.is_some_and(|arena| entry.record >= arena.records()) => {
-            "has an entry that the arena does not know"
-        }
-        Ok(Some(_)) if sys::size(fd.0)? > u64::from(MAX_BLOCKS) * BLOCK => "is larger than a file may be",
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => "has no entry",
-        Err(Errno::DAMAGED) => "has a damaged entry, or one of another version",
-        Err(errno) => return Err(errno),
-    };
-    kept.defects.push(Defect::of_data(path, what));
-    Ok(())
 }

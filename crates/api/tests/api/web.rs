@@ -138,7 +138,8 @@ fn exchange(address: SocketAddr, request: &str) -> Reply {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let kind = head.to_lowercase();
     let metrics = request.starts_with("GET /metrics ") && status == 200;
-    let body = if metrics || kind.contains("content-type: text/html") || body.is_empty() {
+    let text_kinds = ["content-type: text/html", "content-type: application/x-ndjson"];
+    let body = if metrics || text_kinds.iter().any(|text| kind.contains(text)) || body.is_empty() {
         Value::String(body.to_owned())
     } else {
         assert!(kind.contains("content-type: application/json"), "{text}");
