@@ -296,8 +296,8 @@ impl Engine {
         Ok(if pids.is_empty() { ComputeState::Stopped } else { ComputeState::Orphans { pids } })
     }
 
-    /// As [`Engine::state`], to be shown: where a server ended in order nothing is looked for, so it costs the
-    /// same however many processes the machine has.
+    /// As [`Engine::state`], but where a server ended in order nothing is looked for, so it costs the same
+    /// however many processes the machine has. To be shown, and before a start, which looks for itself.
     ///
     /// # Errors
     /// When the process table cannot be read.

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::home::Engine;
-use super::{BranchKey, ComputeState, Error};
+use super::{BranchKey, Error};
 use crate::limits::{Limiter, Limits, Load, Means, Placement};
 use crate::process;
 
@@ -28,7 +28,7 @@ impl Engine {
     pub fn resize(&self, key: &BranchKey, limits: Limits) -> Result<(), Error> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), limits);
         let Some(limiter) = self.limiter.get() else { return Ok(()) };
-        if !matches!(self.state(key)?, ComputeState::Running { .. }) {
+        if self.postmaster(key)?.is_none() {
             return Ok(());
         }
         let processes = || {
@@ -52,10 +52,7 @@ impl Engine {
     /// # Errors
     /// The process table cannot be read.
     pub fn memory(&self, key: &BranchKey) -> Result<Option<u64>, Error> {
-        match self.state(key)? {
-            ComputeState::Running { pid } => Ok(Some(process::memory_of(pid))),
-            ComputeState::Stopped | ComputeState::Orphans { .. } => Ok(None),
-        }
+        Ok(self.postmaster(key)?.map(process::memory_of))
     }
 
     pub(super) fn placement(&self, key: &BranchKey) -> Placement {

@@ -47,7 +47,7 @@ impl Control {
 
     /// To recover a branch before it is cut, the engine may have to start it: then with its size, too.
     pub(crate) fn size_before_cut(&self, branch: &str) -> Result<(), Error> {
-        if self.engine.state(&key_of(branch)?)? != ComputeState::Stopped {
+        if self.engine.glance(&key_of(branch)?)? != ComputeState::Stopped {
             return Ok(());
         }
         match self.sized(branch)? {

@@ -71,7 +71,7 @@ impl Control {
     async fn start(self: &Arc<Self>, branch: &str, slot: &Arc<Slot>) -> Result<bool, ConnectError> {
         let plan = self.plan_start(branch).await?;
         let key = key_of(branch)?;
-        let state = self.blocking(move |control| Ok(control.engine.state(&key)?)).await?;
+        let state = self.blocking(move |control| Ok(control.engine.glance(&key)?)).await?;
         if matches!(state, ComputeState::Running { .. }) {
             // Since before this daemon, or started behind its back: it has its room already.
             self.start_prepared(&plan).await?;
@@ -227,7 +227,7 @@ impl Control {
 
     /// Backends that outlived their postmaster would keep the next one out for as long as they please.
     pub(crate) fn clear_orphans(&self, key: &BranchKey) -> Result<(), Error> {
-        if let ComputeState::Orphans { pids } = self.engine.state(key)? {
+        if let ComputeState::Orphans { pids } = self.engine.glance(key)? {
             tracing::warn!(branch = key.as_str(), ?pids, "ending processes of a server that is gone");
             self.engine.stop(key, StopMode::Kill)?;
         }

@@ -97,7 +97,7 @@ impl Control {
             Arc::clone(&slot.turn).lock_owned().await
         };
         let key = key_of(branch)?;
-        let running = self.blocking(move |control| Ok(control.engine.state(&key)?)).await?;
+        let running = self.blocking(move |control| Ok(control.engine.glance(&key)?)).await?;
         if !matches!(running, ComputeState::Running { .. }) {
             self.note_asleep(branch);
             return Ok(true);
