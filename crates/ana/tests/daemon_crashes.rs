@@ -346,7 +346,10 @@ async fn merges(shop: &Shop, seen: &mut Seen) {
     // First to see what there is, then once for each moment.
     while round <= moments.len() {
         let mut daemon = shop.home.start(None);
+        let admin = shop.home.connect_as_admin(&shop.production).await;
         for number in 0..4 {
+            // Something has to be in each layer.
+            run(&admin, "checkpoint").await;
             let id = format!("layer-{round}-{number}");
             let made = daemon.call("POST", &create(&id), &spec("production"));
             assert!(made.is_success(), "{made:?}");

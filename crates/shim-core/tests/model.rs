@@ -124,8 +124,10 @@ impl World {
 
     /// A cut whose child does not stay: the parent has one more layer to itself.
     fn cut_for_nothing(&mut self, parent: &str) {
-        self.place.cut_for_nothing(parent, self.branches[parent].process.tracker.gate());
+        self.place.cut(parent, Some(self.branches[parent].process.tracker.gate()), "nothing");
+        self.place.home.remove("nothing").unwrap();
         self.check_layers();
+        self.place.seal(parent);
     }
 
     /// Every process of the branch ends; the next one begins with nothing but the disk.

@@ -196,7 +196,10 @@ impl Stage<'_> {
 
     /// Cuts whose children do not stay leave layers that only this branch uses: these become one.
     async fn merge(&self, branch: &str) {
-        for number in 0..4 {
+        let client = self.connect(branch).await;
+        for number in 0..5 {
+            // Something has to be in each.
+            self.checkpoint(branch, &client).await;
             let child = format!("{branch}-nothing-{number}");
             self.cut(branch, &child);
             note(&format!("deleting {child}"));
@@ -204,8 +207,16 @@ impl Stage<'_> {
             note(&format!("deleted {child}"));
             pause(50).await;
         }
-        self.maintain();
-        let merged = tokio::task::block_in_place(|| self.engine.compact(&key(branch))).unwrap();
+        let mut merged = None;
+        for _ in 0..200 {
+            // What was cut last is being sealed still.
+            self.maintain();
+            merged = tokio::task::block_in_place(|| self.engine.compact(&key(branch))).unwrap();
+            if merged.is_some() {
+                break;
+            }
+            pause(20).await;
+        }
         assert!(merged.is_some(), "there was nothing to merge");
         note(&format!("merged {branch}"));
     }

@@ -235,7 +235,8 @@ async fn a_damaged_branch_is_refused_and_its_relatives_go_on() {
 
     // Nothing of this concerns the others.
     for name in ["production", "whole"] {
-        assert_eq!(world.get(&format!("/projects/shop/branches/{name}")).await.body.get("anabranch"), None);
+        let shown = world.get(&format!("/projects/shop/branches/{name}")).await.body;
+        assert_eq!(shown["anabranch"].get("damage"), None, "{shown}");
         let row = world.connect(name).await.query_one("SELECT a FROM t", &[]).await.unwrap();
         assert_eq!(row.get::<_, i32>(0), 7);
     }

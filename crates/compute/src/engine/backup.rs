@@ -129,7 +129,7 @@ impl Engine {
         let mut said = Sha256::new();
         for entry in &manifest.entries[..manifest.entries.len() - 1] {
             let what = || format!("could not seal layer {:x}", entry.layer);
-            self.seal(entry.layer).context(what)?;
+            self.seal(held, entry.layer).context(what)?;
             let name = LayerName::of(&self.home.layers_path(), entry.layer).context(what)?;
             said.update(format!("{} {name}\n", entry.slot));
             layers.push(name);

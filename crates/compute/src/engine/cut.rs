@@ -75,7 +75,6 @@ impl Engine {
             fs::remove_dir_all(&new).context(|| format!("could not remove {}", new.display()))?;
         }
         let made = self.cut_into(parent, child, &new, Some(parent.to_string()));
-        self.may_compact(parent);
         // What was sealed is looked after under either name: one of the two may go.
         self.attention.call(parent);
         self.attention.call(child);
@@ -179,7 +178,7 @@ impl Engine {
             .child_manifest(&prepared, record.encode()?)
             .context(|| format!("could not make the layer of branch {child}"))?;
         self.publish_child(child, new, &manifest, &self.recorded_server(parent)?, batch)?;
-        self.sync_behind(&prepared);
+        self.sync_behind(parent, &prepared);
         Ok(record.info())
     }
 
@@ -399,13 +398,19 @@ impl Engine {
 
     /// Syncs and indexes what the cut sealed, while the answer is on its way. Parent and child keep
     /// the fsync duty until then.
-    fn sync_behind(&self, prepared: &Prepared) {
+    fn sync_behind(&self, parent: &BranchKey, prepared: &Prepared) {
         let Some(sealed) = prepared.sealed.last().copied() else { return };
         let (layers, sealing) = (self.home.layers(), Arc::clone(&self.sealing));
+        let (uncompacted, parent) = (Arc::clone(&self.uncompacted), parent.clone());
         let spawned = std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
             let _one = sealing.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(errno) = seal_layer(layers, sealed.layer) {
-                tracing::warn!(%errno, "a sealed layer could not be synced or indexed yet");
+            match seal_layer(layers, sealed.layer) {
+                Ok(()) => drop(uncompacted.lock().unwrap_or_else(PoisonError::into_inner).insert(parent)),
+                // Merged or removed already.
+                Err(store::Errno::NOENT) => {}
+                Err(errno) => {
+                    tracing::warn!(%errno, "a sealed layer could not be synced or indexed yet");
+                }
             }
         });
         if let Err(error) = spawned {

@@ -2,7 +2,7 @@
 //!
 //! Asked before anything is started or cut, and in the background; content is [`super::scrub`]'s matter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,10 +20,17 @@ use crate::fault::{Fault, planted};
 /// What to do, at the end of each text.
 const NEXT: &str = "put it back from a copy, or delete the branch";
 
+/// So many branches are looked at in a round of maintenance: 10,000 within minutes, a few at once.
+const CHECKED_AT_ONCE: usize = 32;
+
 /// What is known of the state of branches and layers.
 #[derive(Default)]
 pub(super) struct Health {
     damaged: Mutex<HashMap<BranchKey, String>>,
+    /// Branches that were looked at since the home was opened.
+    seen: Mutex<HashSet<BranchKey>>,
+    /// Those that have yet to be looked at in this turn.
+    turn: Mutex<Vec<BranchKey>>,
     /// Indexes that were verified, as they were then: they never change.
     verified: Mutex<HashMap<LayerId, Stamp>>,
 }
@@ -42,6 +49,7 @@ impl Engine {
         if checked.is_err() && !self.directory(key).exists() {
             checked = Err(Error::NotFound(key.to_string()));
         }
+        self.seen_by_check().insert(key.clone());
         let mut damaged = self.damaged();
         match &checked {
             Err(Error::Damaged(text)) => {
@@ -63,10 +71,34 @@ impl Engine {
 
     /// What was wrong with the branch when it was last looked at; none where it can be used.
     pub fn damage(&self, key: &BranchKey) -> Option<String> {
+        let first = !self.seen_by_check().contains(key);
+        if first {
+            // Told below, and in the log.
+            let _ = self.check(key);
+        }
         self.damaged().get(key).cloned()
     }
 
+    /// Looks at a few more branches, at rest or not; over time at all.
+    pub(super) fn check_some(&self) {
+        let next = {
+            let mut turn = self.health.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if turn.is_empty() {
+                *turn = self.keys().unwrap_or_default();
+            }
+            let rest = turn.len().saturating_sub(CHECKED_AT_ONCE);
+            turn.split_off(rest)
+        };
+        // What is wrong is remembered and told in the log.
+        next.iter().for_each(|key| drop(self.check(key)));
+    }
+
+    fn seen_by_check(&self) -> MutexGuard<'_, HashSet<BranchKey>> {
+        self.health.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn forget_damage(&self, key: &BranchKey) {
+        self.seen_by_check().remove(key);
         self.damaged().remove(key);
     }
 

@@ -39,7 +39,7 @@ pub struct Engine {
     /// What computes may take.
     pub(super) limits: Mutex<HashMap<BranchKey, Limits>>,
     /// Branches that may have layers to merge.
-    pub(super) uncompacted: Mutex<BTreeSet<BranchKey>>,
+    pub(super) uncompacted: Arc<Mutex<BTreeSet<BranchKey>>>,
     /// Branches whose layers stay as they are.
     pub(super) held: Mutex<BTreeSet<BranchKey>>,
     /// Whether merges in progress shall end.
@@ -95,9 +95,9 @@ impl Engine {
             health: Health::default(),
             limiter: OnceLock::new(),
             limits: Mutex::default(),
-            uncompacted: Mutex::new(
+            uncompacted: Arc::new(Mutex::new(
                 swept.deep.into_iter().filter_map(|name| BranchKey::new(name).ok()).collect(),
-            ),
+            )),
             held: Mutex::default(),
             compaction_ends: AtomicBool::new(false),
             looked_over: Mutex::new(Instant::now()),

@@ -55,6 +55,7 @@ impl Engine {
     /// The first failure; the other branches are served all the same.
     pub fn maintain(&self) -> Result<(), Error> {
         let (mut first, mut round) = (Ok(()), Round::default());
+        self.check_some();
         for (key, change) in self.attention.list() {
             match self.maintain_branch(&key) {
                 // Whoever has more to do for a branch at rest calls attention to it meanwhile.
@@ -93,7 +94,7 @@ impl Engine {
         // A cut that was given up may have left an empty layer above the one that is written to.
         let sealed = manifest.entries.len().saturating_sub(if running { 2 } else { 1 });
         for entry in &manifest.entries[..sealed] {
-            match self.seal(entry.layer) {
+            match self.seal(key, entry.layer) {
                 Ok(()) | Err(store::Errno::NOENT) => {}
                 Err(errno) => {
                     let what = || format!("branch {key}: could not seal layer {:x}", entry.layer);
@@ -118,11 +119,13 @@ impl Engine {
         self.tend_wal(key, mark)
     }
 
-    pub(super) fn seal(&self, layer: u64) -> store::Result<()> {
+    pub(super) fn seal(&self, key: &BranchKey, layer: u64) -> store::Result<()> {
         if self.home.layer_path(layer).join("index").exists() {
             return Ok(());
         }
         let _one = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
-        seal_layer(self.home.layers(), layer)
+        seal_layer(self.home.layers(), layer)?;
+        self.may_compact(key);
+        Ok(())
     }
 }

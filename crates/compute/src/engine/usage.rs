@@ -87,6 +87,10 @@ impl Engine {
         if !self.directory(key).exists() {
             return Err(Error::NotFound(key.to_string()));
         }
+        if self.damage(key).is_some() {
+            // Of a damaged branch there is at least its own directory.
+            return Ok(Usage { own_bytes: weigh(&self.directory(key)).0, ..Usage::default() });
+        }
         let seen = self.seen(key)?;
         let mut usage =
             Usage { own_bytes: seen.directory_bytes, logical_bytes: seen.logical_bytes, ..Usage::default() };
