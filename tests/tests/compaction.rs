@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use compute::engine::StopMode;
+use compute::engine::{ScrubEvent, StopMode};
 use e2e::lab::{Lab, PASSWORD, connect_at, key, run, text};
 use e2e::tpcb;
 
@@ -75,6 +75,16 @@ async fn cuts_and_merges_under_load_lose_nothing() {
     tokio::task::block_in_place(|| compact(&lab));
     assert!(layers(&lab, "main").len() <= 12, "{:?}", layers(&lab, "main"));
     assert_eq!(layers_there(&lab), layers(&lab, "main").len(), "every layer that is there is named");
+    let mut found = Vec::new();
+    lab.engine
+        .scrub(&mut |event| {
+            if let ScrubEvent::Found(finding) = event {
+                found.push(format!("{finding:?}"));
+            }
+            true
+        })
+        .unwrap();
+    assert!(found.is_empty(), "{found:#?}");
 
     // From the disk alone, and after a crash.
     for mode in [StopMode::Kill, StopMode::Fast] {

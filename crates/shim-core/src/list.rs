@@ -26,6 +26,11 @@ impl Tracker {
     }
 
     fn list_existing(&self, path: &RelPath) -> Result<Vec<Listed>> {
+        // All of it once more where layers were merged meanwhile: also what was the top may be among them.
+        self.look(|_| self.list_existing_once(path))
+    }
+
+    fn list_existing_once(&self, path: &RelPath) -> Result<Vec<Listed>> {
         let top = self.top_slot();
         if !self.directory_exists(path, top)? {
             let exists = self.at(path.as_bytes(), |_, _| Ok(())).is_some_and(|found| found.is_ok());
@@ -36,6 +41,10 @@ impl Tracker {
 
     /// What is in a layered directory.
     pub(crate) fn list(&self, path: &RelPath) -> Result<Vec<Listed>> {
+        self.look(|_| self.list_once(path))
+    }
+
+    fn list_once(&self, path: &RelPath) -> Result<Vec<Listed>> {
         let top = self.top_slot();
         let layer = self.layer(top)?;
         let (mut hidden, mut names) = (BTreeSet::new(), BTreeSet::new());

@@ -3,6 +3,7 @@
 
 mod support;
 
+use shim_core::Errno;
 use store::sys::Fd;
 use support::{CREATE, Place, Process, RDWR};
 
@@ -108,6 +109,70 @@ fn a_layer_that_somebody_else_needs_is_not_replaced() {
     assert!(layers.iter().all(|layer| there.contains(layer)) && !there.contains(&target));
     let child = place.attach("child");
     assert_eq!(child.content("base/5/1").unwrap(), process.content("base/5/1").unwrap());
+}
+
+/// Merged, rot would look sound: it would get a sum of its own.
+#[test]
+fn what_is_damaged_is_not_merged() {
+    let (place, process) = place();
+    let layers = upper(&place);
+    let target = || place.home.reserve_layer(store::layer::group_of(layers[0]));
+    let merge =
+        |target| store::merge::merge(place.home.layers(), &layers, target, false, &|_| true, &mut |_| Ok(()));
+    let path = place.home.layer_path(layers[0]).join("f/base/5/1");
+    let good = std::fs::read(&path).unwrap();
+    let rotten = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let writable =
+        || std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // In the block that the layer holds, and shorter than it was.
+    for bad in [rotten(BLOCK + 5), good[..BLOCK].to_vec()] {
+        writable();
+        std::fs::write(&path, &bad).unwrap();
+        let target = target();
+        assert_eq!(merge(target).err(), Some(Errno::DAMAGED));
+        place.home.end_lease(target).unwrap();
+    }
+    // A program of the branch may have put a pipe there: nobody waits for it.
+    std::fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let pipe = target();
+    assert_eq!(merge(pipe).err(), Some(Errno::DAMAGED));
+    place.home.end_lease(pipe).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &good).unwrap();
+    let sound = target();
+    assert!(merge(sound).is_ok());
+    place.home.end_lease(sound).unwrap();
+    drop(process);
+}
+
+/// A removal that was cut short after its whiteout: for readers the file is there, with what lies below it.
+#[test]
+fn a_removal_that_went_no_further_than_its_whiteout_removes_nothing() {
+    let place = Place::new();
+    place.root("main", &[("base/5/1", page(1).repeat(4))]);
+    let writer = place.attach("main");
+    write(&writer, "base/5/1", 1, 2);
+    place.cut_for_nothing("main", writer.tracker.gate());
+    write(&writer, "base/5/1", 2, 3);
+    let top = place.home.manifest("main").unwrap().top().layer;
+    std::fs::write(place.home.layer_path(top).join("f/base/5/.wh.1"), b"").unwrap();
+    place.cut_for_nothing("main", writer.tracker.gate());
+    let expected = [page(1), page(2), page(3), page(1)].concat();
+    writer.tracker.release();
+    let before = place.attach("main");
+    assert_eq!(before.content("base/5/1").unwrap(), expected);
+    before.tracker.release();
+    let after = place.attach("main");
+    let layers = upper(&place);
+    place.name_merged("main", &layers, false, after.tracker.gate());
+    place.home.remove_merged(&layers).unwrap();
+    assert_eq!(after.content("base/5/1").unwrap(), expected);
 }
 
 /// A stack is short again after many cuts, and descriptors and mappings of a process that saw all of them are few.

@@ -307,6 +307,10 @@ impl Home {
 
     /// Takes a lease on layers that one manifest names and nobody else does. Whether it did.
     pub fn lease_unshared(&self, layers: &[LayerId]) -> bool {
+        // A manifest that does not read back may name any of them.
+        if self.may_reference_unknown() {
+            return false;
+        }
         let mut references = self.references();
         let unshared = layers.iter().all(|layer| references.get(layer) == Some(&1));
         if unshared {
@@ -361,6 +365,8 @@ impl Home {
     /// `top` is the slot that a running compute writes to now; where an earlier cut was given up,
     /// the layer that it had prepared is used.
     pub fn prepare_cut(&self, name: &str, top: Option<u32>) -> Result<Prepared> {
+        // A manifest that was put back is counted as it is, before it gets a further layer.
+        self.may_reference_unknown();
         let branch = self.open_branch(name)?;
         let prepared = self.prepare_in(branch, top);
         sys::close(branch);

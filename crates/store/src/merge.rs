@@ -33,6 +33,9 @@ pub struct Merged {
 /// At most so many bytes are copied between two calls of `pace`.
 const STEP: u64 = 1 << 20;
 
+/// What a branch's own processes may have put there is neither followed nor waited for.
+const READING: i32 = O_RDONLY | sys::O_NOFOLLOW | libc::O_NONBLOCK;
+
 /// Nobody's block: it falls through to the layers below.
 const BELOW: u32 = u32::MAX;
 
@@ -51,7 +54,7 @@ type Nodes = BTreeMap<Vec<u8>, Node>;
 /// bytes were copied and may wait, or end the merge by an error. `summed` says which files' content gets a sum.
 ///
 /// # Errors
-/// `EBUSY` when a source has no index yet. What was written of the target stays behind for the caller to
+/// `EBUSY` when a source has no index yet, `EUCLEAN` when one is not what its index says. What was written of the target stays behind for the caller to
 /// remove.
 pub fn merge(
     layers: Fd,
@@ -117,13 +120,19 @@ fn apply(nodes: &mut Nodes, number: usize, index: &Index, bottom: bool) -> Resul
         }
         Ok(())
     })?;
-    for whiteout in &whiteouts {
-        let hidden = hidden_name(whiteout.name()).ok_or(Errno::DAMAGED)?;
-        remove(nodes, whiteout.parent().join(hidden)?.as_bytes());
+    let mut removals = Vec::new();
+    for whiteout in whiteouts {
+        let hidden = whiteout.parent().join(hidden_name(whiteout.name()).ok_or(Errno::DAMAGED)?)?;
+        // A removal that went no further than its whiteout: readers find the file, with what lies below.
+        let goes_on = index.find(&hidden)?.is_some_and(|found| found.kind == Kind::Overlay);
+        if !goes_on {
+            remove(nodes, hidden.as_bytes());
+            removals.push(whiteout);
+        }
     }
     // Below the lowest layer is nothing to hide.
     if !bottom && !planted(Fault::MergeForgetsRemovals) {
-        nodes.extend(whiteouts.iter().map(|whiteout| (whiteout.as_bytes().to_vec(), Node::Whiteout)));
+        nodes.extend(removals.iter().map(|whiteout| (whiteout.as_bytes().to_vec(), Node::Whiteout)));
     }
     index.for_each(&mut |path, found| {
         match found.kind {
@@ -225,6 +234,7 @@ impl Writer<'_> {
                 Err(errno) => return Err(errno),
             }
         }
+        versions.iter().try_for_each(|(number, found)| self.verify(path, *number, found))?;
         let out = self.create(path)?;
         let written = self.combine(path, &plan, out).and_then(|()| {
             let ranges = held(plan.kind, plan.length, plan.floor, &runs);
@@ -234,6 +244,30 @@ impl Writer<'_> {
         add(written?);
         self.merged.combined += 1;
         sys::chmodat(self.files, path.as_cstr(), 0o400)
+    }
+
+    /// A version must be what its index says: what is put together of others gets a sum of its own, by which
+    /// nobody would notice any more. The branch's own processes could have put something else in its place.
+    fn verify(&self, path: &RelPath, number: usize, found: &Found) -> Result<()> {
+        let layer = &self.sources[number];
+        let fd = layer.open_file(path, READING)?;
+        let verified = sys::fstat(fd).and_then(|stat| {
+            if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_size as u64 != found.length {
+                return Err(Errno::DAMAGED);
+            }
+            if found.sum == 0 {
+                return Ok(());
+            }
+            let mut runs = Vec::new();
+            layer.index().ok_or(Errno::DAMAGED)?.runs(found, &mut |start, count| {
+                runs.push((start, count));
+                Ok(())
+            })?;
+            let ranges = held(found.kind, found.length, found.floor, &runs);
+            if content_sum(fd, &ranges)? == found.sum { Ok(()) } else { Err(Errno::DAMAGED) }
+        });
+        sys::close(fd);
+        verified
     }
 
     fn plan(&self, versions: &[(usize, Found)]) -> Result<Plan> {
@@ -276,7 +310,7 @@ impl Writer<'_> {
                 Some((number, fd)) if number == origin => fd,
                 _ => {
                     open.take().into_iter().for_each(|(_, fd)| sys::close(fd));
-                    let fd = self.sources[origin as usize].open_file(path, O_RDONLY)?;
+                    let fd = self.sources[origin as usize].open_file(path, READING)?;
                     open = Some((origin, fd));
                     fd
                 }

@@ -16,13 +16,16 @@ use crate::manifest::{Entry, Manifest};
 use crate::path::RelPath;
 use crate::sys::Fd;
 
+/// No count of merges: it would take four billion.
+const UNFOLLOWED: u32 = u32::MAX;
+
 /// The layers of a branch, opened when first needed and kept while the manifest names them.
 #[derive(Debug)]
 pub struct Stack {
     layers: Fd,
     branch: Fd,
     list: RwLock<List>,
-    /// The merges that the list has seen; odd is none.
+    /// The merges that the list has seen.
     followed: AtomicU32,
 }
 
@@ -48,7 +51,7 @@ impl Stack {
     /// Reads the manifest in the branch directory `branch`; layers are found under `layers`. Both
     /// descriptors must live as long as the stack.
     pub fn load(layers: Fd, branch: Fd) -> Result<Stack> {
-        let stack = Stack { layers, branch, list: RwLock::default(), followed: AtomicU32::new(1) };
+        let stack = Stack { layers, branch, list: RwLock::default(), followed: AtomicU32::new(UNFOLLOWED) };
         stack.reload()?;
         Ok(stack)
     }

@@ -93,6 +93,11 @@ impl Engine {
         if self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(key) {
             return Ok(None);
         }
+        // What is damaged stays as it is: merged it would look sound.
+        match self.check(key) {
+            Err(Error::NotFound(_)) => return Ok(None),
+            checked => checked?,
+        }
         let layers: Vec<LayerId> = manifest.entries.iter().map(|entry| entry.layer).collect();
         let sealed = &layers[..layers.len().saturating_sub(1)];
         if sealed.len() < FEWEST {
@@ -153,8 +158,11 @@ impl Engine {
         .context(|| format!("branch {key}: could not merge {} layers", sources.len()))
         .and_then(|merged| Ok(self.put_in_place(key, sources, target)?.then_some(merged)));
         // Where its name is in the manifest and perhaps not durable, both it and its parts stay.
-        let named =
-            || self.manifest(key).is_ok_and(|now| now.entries.iter().any(|entry| entry.layer == target));
+        let named = || match self.manifest(key) {
+            Ok(now) => now.entries.iter().any(|entry| entry.layer == target),
+            // Who knows.
+            Err(_) => self.directory(key).exists(),
+        };
         if !matches!(done, Ok(Some(_))) && !named() {
             self.home
                 .end_lease(target)

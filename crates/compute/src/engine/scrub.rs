@@ -160,8 +160,11 @@ impl Scrub<'_> {
     fn find_strangers(&mut self, there: &[LayerId], named: &BTreeSet<LayerId>) {
         let home = &self.engine.home;
         let leases = home.reference_counts();
+        let unreadable = (self.manifests.len() as u64) < self.totals.branches;
         let mut strangers: Vec<(PathBuf, &str)> = there
             .iter()
+            // A manifest that does not read back may name any of them: nobody may take them for garbage.
+            .filter(|_| !unreadable)
             .filter(|layer| !named.contains(layer) && !leases.contains_key(layer))
             .map(|layer| (home.layer_path(*layer), "is a layer that no branch names"))
             .collect();
@@ -214,9 +217,12 @@ impl Scrub<'_> {
         }
         self.totals.layers += 1;
         for defect in defects {
-            // A layer may have gone, with all that named it, before it was opened.
-            let naming: Vec<BranchKey> =
-                naming.iter().filter(|key| self.engine.directory(key).exists()).cloned().collect();
+            // A layer may have gone, with all that named it or merged into another one, before it was opened.
+            let still = |key: &&BranchKey| match self.engine.manifest(key) {
+                Ok(now) => now.entries.iter().any(|entry| entry.layer == layer),
+                Err(_) => self.engine.directory(key).exists(),
+            };
+            let naming: Vec<BranchKey> = naming.iter().filter(still).cloned().collect();
             if naming.is_empty() {
                 return;
             }

@@ -143,6 +143,7 @@ pub struct Control {
     workspace_id: String,
     busy: Mutex<HashSet<String>>,
     scrubbing: AtomicBool,
+    pub(crate) backing_up: AtomicBool,
 }
 
 /// The right to carry out changes on one branch or project, for one task at a time.
@@ -227,6 +228,7 @@ impl Control {
             workspace_id,
             busy: Mutex::default(),
             scrubbing: AtomicBool::new(false),
+            backing_up: AtomicBool::new(false),
         }))
     }
 

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use compute::engine::{BranchKey, Engine, Held};
 use serde::Serialize;
@@ -31,6 +32,7 @@ pub struct BegunBackup {
     principal: Principal,
     pub(super) before: Option<Manifest>,
     _lock: Option<File>,
+    _turn: BackupTurn,
 }
 
 /// What a backup came to.
@@ -77,7 +79,24 @@ impl Drop for Captures {
     }
 }
 
+/// The right to back up: one backup of the home at a time, whatever directory it goes to.
+struct BackupTurn(Arc<Control>);
+
+impl Drop for BackupTurn {
+    fn drop(&mut self) {
+        self.0.backing_up.store(false, Ordering::Release);
+    }
+}
+
 impl Control {
+    fn backup_turn(self: &Arc<Self>) -> Result<BackupTurn, Error> {
+        if self.backing_up.swap(true, Ordering::AcqRel) {
+            return Err(Error::refused(Refusal::Busy, "the home is being backed up already")
+                .with_hint("wait until that backup is done"));
+        }
+        Ok(BackupTurn(Arc::clone(self)))
+    }
+
     /// Makes the directory ready for a backup of this home.
     ///
     /// # Errors
@@ -89,9 +108,11 @@ impl Control {
     ) -> Result<BegunBackup, Error> {
         self.blocking(move |control| {
             let target = dir.display().to_string();
-            let outcome = control.prepare_directory(&dir);
-            let (before, held) = control.note_refusal(&principal, ACTION, &target, outcome)?;
-            Ok(BegunBackup { dir, principal, before, _lock: held })
+            let outcome = control
+                .backup_turn()
+                .and_then(|turn| control.prepare_directory(&dir).map(|prepared| (turn, prepared)));
+            let (turn, (before, held)) = control.note_refusal(&principal, ACTION, &target, outcome)?;
+            Ok(BegunBackup { dir, principal, before, _lock: held, _turn: turn })
         })
         .await
     }

@@ -67,6 +67,8 @@ fn log_blocks(layer: &Layer, arena: &Arena, record: u32, floor: u64, snapshot: &
         Ok(log) => log,
         // Sealed meanwhile: the index has what the log would say.
         Err(Errno::NOENT) if sys::fstatat(layer.dir, c"index", 0).is_ok() => return Ok(()),
+        // And merged into another one: it had its index by then.
+        Err(Errno::NOENT) if sys::fstat(layer.dir)?.st_nlink == 0 => return Ok(()),
         Err(errno) => return Err(errno),
     };
     let logged = log::append(log, record, floor, snapshot).and_then(|()| lost_by(arena, sys::fdatasync(log)));
