@@ -137,14 +137,8 @@ impl Lab {
     pub async fn reconnect(&self, branch: &str) -> Client {
         let begin = Instant::now();
         loop {
-            let mut config = Config::new();
-            config.host_path(self.engine.socket_dir(&key(branch))).port(5432);
-            config.user(BOOTSTRAP_ROLE).password(PASSWORD).dbname("postgres");
-            match config.connect(NoTls).await {
-                Ok((client, connection)) => {
-                    tokio::spawn(connection);
-                    return client;
-                }
+            match try_connect_with(&self.engine.socket_dir(&key(branch)), "postgres", PASSWORD).await {
+                Ok(client) => return client,
                 Err(error) => assert!(begin.elapsed() < PATIENCE, "{error:?}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -168,11 +162,20 @@ pub async fn connect_at(socket_dir: &Path, database: &str) -> Client {
 
 /// As the bootstrap superuser, behind the back of whatever runs the compute.
 pub async fn connect_with(socket_dir: &Path, database: &str, password: &str) -> Client {
+    try_connect_with(socket_dir, database, password).await.unwrap()
+}
+
+/// As [`connect_with`], for a server that may not take connections.
+pub async fn try_connect_with(
+    socket_dir: &Path,
+    database: &str,
+    password: &str,
+) -> Result<Client, tokio_postgres::Error> {
     let mut config = Config::new();
     config.host_path(socket_dir).port(5432).user(BOOTSTRAP_ROLE).password(password).dbname(database);
-    let (client, connection) = config.connect(NoTls).await.unwrap();
+    let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 /// First column of the first row, as text.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use compute::engine::{ComputeState, Engine, Error, StopMode};
-use e2e::lab::{Lab, PASSWORD, key, run, text};
+use e2e::lab::{Lab, PASSWORD, key, run, text, try_connect_with};
 use e2e::processes::Random;
 use e2e::tpcb;
 use store::failing::{self, EVERY_KIND, Kind};
@@ -110,14 +110,9 @@ impl Stage {
     }
 
     async fn try_connect(&self) -> bool {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(self.lab.engine.socket_dir(&key("main"))).port(5432);
-        config.user(compute::engine::BOOTSTRAP_ROLE).password(PASSWORD).dbname("postgres");
-        match config.connect(tokio_postgres::NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                client.simple_query("select 1").await.is_ok()
-            }
+        let sockets = self.lab.engine.socket_dir(&key("main"));
+        match try_connect_with(&sockets, "postgres", PASSWORD).await {
+            Ok(client) => client.simple_query("select 1").await.is_ok(),
             Err(_) => false,
         }
     }
